@@ -1,0 +1,22 @@
+"""Attribution for embedding models: what a vector, a match or a difference was made of."""
+
+from reid_explain.errors import InputError
+from reid_explain.explainers.cam import GradCAM, ScoreCAM
+from reid_explain.explainers.controls import ActivationMean
+from reid_explain.explainers.fam import GradFAM, ScoreFAM
+from reid_explain.explainers.masking import blurred
+from reid_explain.explainers.ram import CGRAM, RAM, GradRAM
+
+__version__ = "0.1.0"
+__all__ = [
+    "CGRAM",
+    "RAM",
+    "ActivationMean",
+    "GradCAM",
+    "GradFAM",
+    "GradRAM",
+    "InputError",
+    "ScoreCAM",
+    "ScoreFAM",
+    "blurred",
+]

@@ -1,0 +1,125 @@
+"""One forward pass that keeps the activation of one layer and leaves nothing behind."""
+
+import difflib
+import functools
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from reid_explain.checks import described
+from reid_explain.errors import InputError
+
+ForwardFunc = Callable[..., Any]
+
+
+def model_of(forward_func: ForwardFunc) -> nn.Module | None:
+    """Return the module that ``forward_func`` is, is a method of or is a partial of, if any."""
+    if isinstance(forward_func, functools.partial):
+        return model_of(forward_func.func)
+    owner = getattr(forward_func, "__self__", forward_func)
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def find_layer(forward_func: ForwardFunc, layer: nn.Module | str) -> nn.Module:
+    """Return the module that ``layer`` is or names.
+
+    Raises:
+        InputError: If the model has no such layer, or a name comes with a ``forward_func``
+            that is neither a module nor a method of one.
+    """
+    model = model_of(forward_func)
+    if isinstance(layer, str):
+        if model is None:
+            raise InputError(
+                "layer",
+                f"the name {layer!r} beside a forward_func that is no module",
+                "the module itself",
+            )
+        modules: dict[str, nn.Module] = dict(model.named_modules())
+        if layer in modules:
+            return modules[layer]
+        close = difflib.get_close_matches(layer, modules, n=5, cutoff=0.3)
+        named = f"such as {', '.join(map(repr, close))}" if close else "by its dotted name"
+        raise InputError("layer", repr(layer), f"a layer of {type(model).__name__}, {named}")
+    if not isinstance(layer, nn.Module):
+        raise InputError("layer", described(layer), "a torch.nn.Module or its dotted name")
+    if model is not None and all(layer is not module for module in model.modules()):
+        raise InputError(
+            "layer", f"a {type(layer).__name__} of another model", f"one of {type(model).__name__}"
+        )
+    return layer
+
+
+@contextmanager
+def evaluation(forward_func: ForwardFunc, layer: nn.Module) -> Iterator[None]:
+    """Put the model of ``forward_func`` in eval mode; each module gets its own mode back.
+
+    A plain function hides its model, so it runs in the mode that its caller chose, with a
+    warning if ``layer`` shows that this is training.
+    """
+    model = model_of(forward_func)
+    if model is None and any(
+        module.training and isinstance(module, _BatchNorm | _DropoutNd)
+        for module in layer.modules()
+    ):
+        warnings.warn(
+            "layer is in training mode, and so is the explanation: call model.eval() first",
+            stacklevel=4,
+        )
+    training = [module for module in model.modules() if module.training] if model else []
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def capture(
+    forward_func: ForwardFunc, layer: nn.Module, images: Tensor, args: tuple[Any, ...]
+) -> tuple[Tensor, Any]:
+    """Run ``forward_func(images, *args)`` once and return ``layer``'s output and the result.
+
+    The layer's output is cut out of the graph: it is a leaf that requires gradients when they
+    are enabled, the rest of the model runs on a copy of it (so that a later in-place operation
+    cannot change it), and ``torch.autograd.grad`` of the result reaches it and nothing before.
+
+    Raises:
+        InputError: If the layer did not run or ran more than once, or gave no tensor.
+    """
+    outputs: list[Any] = []
+    thread = threading.get_ident()
+
+    def cut(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        if threading.get_ident() != thread:
+            return None
+        alone = isinstance(output, tuple) and len(output) == 1
+        tensor = output[0] if alone else output
+        outputs.append(tensor)
+        if not isinstance(tensor, Tensor) or len(outputs) > 1:
+            return None
+        outputs[0] = leaf = tensor.detach().requires_grad_(torch.is_grad_enabled())
+        return (leaf.clone(),) if alone else leaf.clone()
+
+    handle = layer.register_forward_hook(cut)
+    try:
+        result = forward_func(images, *args)
+    finally:
+        handle.remove()
+    name = type(layer).__name__
+    if len(outputs) != 1:
+        came = f"a {name} that ran {len(outputs)} times" if outputs else f"a {name} that never ran"
+        raise InputError("layer", came, "a layer that runs once in forward_func")
+    if not isinstance(outputs[0], Tensor):
+        raise InputError(
+            "layer", f"a {name} that gives {described(outputs[0])}", "a layer that gives one tensor"
+        )
+    return outputs[0], result

@@ -1,0 +1,78 @@
+"""Checks of what a caller hands in, each answered with an `InputError`."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from reid_explain.errors import InputError
+
+
+def described(value: object) -> str:
+    """Say what came: a tensor's shape and dtype, or the type of anything else."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return type(value).__name__
+
+
+def check_images(argument: str, images: object) -> Tensor:
+    """Return ``images`` if it is a finite floating point batch (B, C, H, W) with B of at least 1.
+
+    It comes back without history, and as a normal tensor if it was made under
+    ``torch.inference_mode``.
+    """
+    if not (isinstance(images, Tensor) and images.dim() == 4 and images.numel() > 0):
+        raise InputError(argument, described(images), "images (B, C, H, W) with B of at least 1")
+    return check_finite(argument, images)
+
+
+def check_embeddings(
+    argument: str, embeddings: object, *, rows: int | None = None, width: int | None = None
+) -> Tensor:
+    """Return ``embeddings`` if it is a finite floating point batch (B, D).
+
+    ``rows`` and ``width`` say what B and D have to be.
+    """
+    expected = f"(B{f' = {rows}' if rows else ''}, D{f' = {width}' if width else ''})"
+    fits = (
+        isinstance(embeddings, Tensor)
+        and embeddings.dim() == 2
+        and embeddings.numel() > 0
+        and rows in (None, len(embeddings))
+        and width in (None, embeddings.shape[1])
+    )
+    if not fits:
+        raise InputError(argument, described(embeddings), f"one row per image, {expected}")
+    assert isinstance(embeddings, Tensor)
+    return check_finite(argument, embeddings)
+
+
+def check_finite(argument: str, values: Tensor) -> Tensor:
+    """Return ``values`` detached if they are floating point and neither NaN nor infinite."""
+    if not values.is_floating_point():
+        raise InputError(argument, described(values), "a floating point dtype")
+    if not torch.isfinite(values).all():
+        bad = int((~torch.isfinite(values)).sum())
+        raise InputError(argument, f"{bad} NaN or infinite values", "finite values")
+    values = values.detach()
+    return values.clone() if values.is_inference() else values
+
+
+def check_nonzero(argument: str, embeddings: Tensor) -> Tensor:
+    """Return ``embeddings`` (B, D) if no row is zero: the zero vector has no direction."""
+    zero = (embeddings == 0).all(dim=1).nonzero().flatten().tolist()
+    if zero:
+        raise InputError(argument, f"the zero vector in rows {zero}", "embeddings that are not 0")
+    return embeddings
+
+
+def check_choice(argument: str, value: object, choices: Sequence[object]) -> None:
+    """Raise unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise InputError(argument, repr(value), f"one of {', '.join(map(repr, choices))}")
+
+
+def check_at_least(argument: str, value: object, least: int) -> None:
+    """Raise unless ``value`` is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(argument, repr(value), f"a whole number of at least {least}")

@@ -1,0 +1,1 @@
+"""Explainers: one forward function, one layer, one map per image."""

@@ -1,0 +1,53 @@
+"""Models small enough to work out by hand."""
+
+import torch
+from torch import Tensor, nn
+
+
+def images(batch: int = 2, size: tuple[int, int] = (12, 8), seed: int = 0, **kwargs) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, 3, *size, generator=generator, dtype=torch.float64).to(**kwargs)
+
+
+class PooledNet(nn.Module):
+    """Convolution, ReLU, mean: the embedding is the pooled map, as RAM wants it."""
+
+    def __init__(self, channels: int = 5, seed: int = 0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 3, stride=2, padding=1, dtype=torch.float64)
+        self.relu = nn.ReLU()
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.4, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.conv(x)).mean(dim=(2, 3))
+
+
+class HeadNet(PooledNet):
+    """The same with a nonlinear head behind the layer, batch norm and dropout included."""
+
+    def __init__(self, channels: int = 5, width: int = 4, seed: int = 0) -> None:
+        super().__init__(channels, seed)
+        self.second = nn.Conv2d(channels, 6, 3, padding=1, dtype=torch.float64)
+        self.norm = nn.BatchNorm2d(6, dtype=torch.float64)
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(6, width, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(seed + 1)
+        for parameter in [*self.second.parameters(), *self.head.parameters()]:
+            nn.init.normal_(parameter, std=0.4, generator=generator)
+        self.norm.running_mean.normal_(generator=generator)
+        self.norm.running_var.uniform_(0.5, 2, generator=generator)
+
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        hidden = torch.tanh(self.norm(self.second(self.relu(self.conv(x)))))
+        embedding = self.head(self.dropout(hidden.amax(dim=(2, 3))))
+        return embedding if shift is None else embedding + shift[:, None]
+
+
+class DictNet(HeadNet):
+    """Returns more than an embedding."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        embedding = super().forward(x)
+        return {"embedding": embedding, "logits": embedding * 2}
