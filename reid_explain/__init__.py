@@ -2,7 +2,7 @@
 
 from reid_explain.errors import InputError
 from reid_explain.explainers.cam import GradCAM, ScoreCAM
-from reid_explain.explainers.controls import ActivationMean
+from reid_explain.explainers.controls import ActivationMean, Centre, Random
 from reid_explain.explainers.fam import GradFAM, ScoreFAM
 from reid_explain.explainers.masking import blurred
 from reid_explain.explainers.ram import CGRAM, RAM, GradRAM
@@ -12,10 +12,12 @@ __all__ = [
     "CGRAM",
     "RAM",
     "ActivationMean",
+    "Centre",
     "GradCAM",
     "GradFAM",
     "GradRAM",
     "InputError",
+    "Random",
     "ScoreCAM",
     "ScoreFAM",
     "blurred",

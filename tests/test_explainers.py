@@ -15,10 +15,12 @@ from reid_explain import (
     CGRAM,
     RAM,
     ActivationMean,
+    Centre,
     GradCAM,
     GradFAM,
     GradRAM,
     InputError,
+    Random,
     ScoreCAM,
     ScoreFAM,
     blurred,
@@ -408,3 +410,24 @@ def test_score_fam_is_a_mean_of_the_channels(seed):
     maps = ScoreFAM(net, "relu").attribute(x, interpolate_mode=None)
     assert (maps <= a.amax(1, keepdim=True) + 1e-12).all()
     assert (maps >= a.amin(1, keepdim=True) - 1e-12).all()
+
+
+# Controls
+
+
+def test_random_depends_on_the_image_and_the_seed_alone():
+    net = PooledNet()
+    maps = Random(net, "relu").attribute(X, interpolate_mode=None)
+    assert maps.shape == (3, 1, 6, 4)
+    assert ((maps >= 0) & (maps < 1)).all()
+    assert torch.equal(Random(net, "relu").attribute(X[1:2], interpolate_mode=None), maps[1:2])
+    assert not torch.equal(maps[0], maps[1])
+    assert not torch.equal(Random(net, "relu", seed=1).attribute(X, interpolate_mode=None), maps)
+
+
+def test_centre_by_hand():
+    maps = Centre(PooledNet(), "relu").attribute(X, interpolate_mode=None)
+    assert torch.equal(maps[0], maps[2])
+    # cell (0, 1) of 6 x 4 lies 5/12 of the height and 1/8 of the width off the middle
+    assert maps[0, 0, 0, 1].item() == pytest.approx(math.exp(-((5 / 12) ** 2 + 1 / 64) * 8))
+    close(maps, maps.flip(2).flip(3))

@@ -1,18 +1,21 @@
-"""Controls: maps that any explainer has to beat."""
+"""Controls: maps that any explainer has to beat. They know nothing of the embedding."""
 
+import zlib
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from reid_explain.capture import ForwardFunc
+from reid_explain.checks import check_at_least
 from reid_explain.explainers.base import Explainer, Images, logged
 
+CENTRE_SIGMA = 0.25
+"""Width of the centre blob, as a share of the image's height and width."""
 
-class ActivationMean(Explainer):
-    r"""The plain mean of the layer's channels, :math:`L = \frac{1}{K}\sum_k A^k`; signed.
 
-    It knows nothing of the embedding. Score-FAM comes close to it wherever its weights are close
-    to uniform.
-    """
+class Control(Explainer):
+    """A map from the layer's output, (B, C, h, w), and the images alone."""
 
     @logged
     def attribute(
@@ -21,7 +24,7 @@ class ActivationMean(Explainer):
         additional_forward_args: Any = None,
         interpolate_mode: str | None = "bilinear",
     ) -> Images:
-        """Return the mean activation of each image.
+        """Return the control's map of each image.
 
         Args:
             inputs: Images (B, C, H, W), as the model takes them.
@@ -30,7 +33,7 @@ class ActivationMean(Explainer):
                 images; None for the layer's own h x w.
 
         Returns:
-            Maps (B, 1, H, W), within the range of the activations.
+            Maps (B, 1, H, W).
 
         Raises:
             InputError: If an argument does not fit or the layer gives no map.
@@ -39,4 +42,64 @@ class ActivationMean(Explainer):
 
     def _map(self, images: Tensor, args: tuple[Any, ...], given: Any) -> Tensor:
         activation, _ = self._capture(images, args)
-        return self._as_map(activation, images).mean(dim=1, keepdim=True)
+        return self._control(self._as_map(activation, images), images)
+
+    def _control(self, activation: Tensor, images: Tensor) -> Tensor:
+        """Return the maps (B, 1, h, w)."""
+        raise NotImplementedError
+
+
+class ActivationMean(Control):
+    r"""The plain mean of the layer's channels, :math:`L = \frac{1}{K}\sum_k A^k`; signed.
+
+    Score-FAM comes close to it wherever its weights are close to uniform.
+    """
+
+    def _control(self, activation: Tensor, images: Tensor) -> Tensor:
+        return activation.mean(dim=1, keepdim=True)
+
+
+class Random(Control):
+    """Uniform noise in [0, 1) at the layer's resolution.
+
+    The noise depends on the seed and the image's values alone, neither on the batch nor on the
+    global random state.
+
+    Args:
+        forward_func: As for every explainer.
+        layer: As for every explainer; the map has its resolution.
+        reshape_transform: As for every explainer.
+        seed: Another seed, another noise.
+    """
+
+    def __init__(
+        self,
+        forward_func: ForwardFunc,
+        layer: nn.Module | str,
+        reshape_transform: Any = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(forward_func, layer, reshape_transform)
+        check_at_least("seed", seed, 0)
+        self.seed = seed
+
+    def _control(self, activation: Tensor, images: Tensor) -> Tensor:
+        return torch.stack([self._noise(image, activation) for image in images])
+
+    def _noise(self, image: Tensor, activation: Tensor) -> Tensor:
+        values = image.double().cpu().contiguous().numpy().tobytes()
+        generator = torch.Generator().manual_seed(zlib.crc32(values, self.seed))
+        noise = torch.rand(1, *activation.shape[2:], generator=generator)
+        return noise.to(activation)
+
+
+class Centre(Control):
+    """A fixed Gaussian blob in the middle of the image, a quarter of its size wide; in (0, 1]."""
+
+    def _control(self, activation: Tensor, images: Tensor) -> Tensor:
+        y, x = (
+            (torch.arange(n, dtype=activation.dtype, device=activation.device) + 0.5) / n - 0.5
+            for n in activation.shape[2:]
+        )
+        blob = torch.exp(-(y[:, None] ** 2 + x**2) / (2 * CENTRE_SIGMA**2))
+        return blob.expand(len(images), 1, -1, -1)

@@ -1,0 +1,267 @@
+"""Measure whether maps point at the person, and at what differs between two images.
+
+    python benchmarks/localisation.py --output outputs/localisation
+
+The synthetic world knows both. Each image comes with the mask of its person, and with a
+counterfactual: the same image with one attribute changed, and the region that changed. Figures:
+
+person   the map of an image: its energy inside the person, and whether its peak is there
+change   the map of a difference: its energy inside the changed region, and its peak
+
+The map of a difference is the absolute change of a method's map when the image changes (methods
+that explain an image by itself), or when the reference does, from the image itself to its
+counterfactual (RAM, CG-RAM, Grad-RAM). Chance is the region's share of the image: what a constant
+map scores, and random maps on average.
+
+Output: a table on the screen, results.json, per_image.csv, localisation.png.
+"""
+
+import argparse
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import captum
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from methods import CONTROLS, METHODS, REFERENCE_BASED, Method, Subject, Target
+from PIL import Image
+from run_folder import Rows, claim, write_json
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import reid_explain
+from reid_explain import InputError
+from reid_explain.datasets.images import to_tensor
+from reid_explain.datasets.records import Record
+from reid_explain.datasets.synthetic import SyntheticReID
+from reid_explain.metrics.intervals import bootstrap_mean
+from reid_explain.metrics.localisation import area, energy_inside, pointing_game
+from reid_explain.models.pretrained import load_pretrained
+
+FIGURES = ("person_energy", "person_pointing", "change_energy", "change_pointing")
+CHANCE = {figure: f"{figure.split('_')[0]}_area" for figure in FIGURES}
+SMALLEST_REGION = 64
+"""Pixels that have to change for a pair to count: 8 x 8, one cell of the usual layer."""
+
+
+class Pair(NamedTuple):
+    """An image (1, 3, H, W), the same with one attribute changed, a match, and the truth."""
+
+    name: str
+    attribute: str
+    original: Tensor
+    changed: Tensor
+    match: Tensor
+    person: Tensor
+    change: Tensor
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--methods", default=",".join(METHODS), help="names, separated by commas")
+    add("--pairs", type=int, default=4, help="counterfactual pairs for each attribute")
+    add("--seed", type=int, default=0, help="of the choice of images")
+    add("--output", type=Path, default=Path("outputs/localisation"))
+    add("--resume", action="store_true", help="go on with the run in --output")
+    settings = parser.parse_args(arguments)
+    settings.methods = settings.methods.split(",")
+    return settings
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the benchmark; a wrong input ends with one line that says what was wrong."""
+    try:
+        run(parse_arguments(arguments))
+    except InputError as error:
+        sys.exit(f"localisation.py: {error}")
+
+
+def run(settings: argparse.Namespace) -> None:
+    """Score every method on every pair, row by row, and show what came out."""
+    unknown = sorted(set(settings.methods) - set(METHODS))
+    if unknown:
+        raise InputError("--methods", ", ".join(unknown), f"names among {', '.join(METHODS)}")
+    if settings.pairs < 1:
+        raise InputError("--pairs", settings.pairs, "at least 1")
+    fixed = {"methods": settings.methods, "pairs": settings.pairs, "seed": settings.seed}
+    claim(settings.output, fixed, resume=settings.resume)
+    rows = Rows(
+        settings.output / "per_image.csv",
+        key=("image", "attribute", "method"),
+        figures=(*FIGURES, "person_area", "change_area"),
+    )
+    model = load_pretrained("synthetic").eval()
+    target = Target(model, model.backbone.layer4)
+    methods = {name: METHODS[name](target) for name in settings.methods}
+    world = SyntheticReID()
+    total = settings.pairs * len(world.attribute_names)
+    for pair in tqdm(pairs(world, settings.pairs, settings.seed), total=total, unit="pair"):
+        with torch.no_grad():
+            classes = target.logits(pair.original).argmax(dim=1)
+        for name, method in methods.items():
+            key = (pair.name, pair.attribute, name)
+            if key not in rows:
+                rows.add(key, score(pair, *explain(name, method, pair, classes)))
+    results = summarise(rows, settings)
+    write_json(settings.output / "results.json", results)
+    draw(results["methods"]).savefig(settings.output / "localisation.png", dpi=150)
+    print(as_table(results))
+
+
+def pairs(world: SyntheticReID, per_attribute: int, seed: int) -> Iterator[Pair]:
+    """Yield query images with each attribute changed, where the change can be seen."""
+    for number, attribute in enumerate(world.attribute_names):
+        generator = torch.Generator().manual_seed(seed * len(world.attribute_names) + number)
+        found = 0
+        for index in torch.randperm(len(world.query), generator=generator).tolist():
+            record = world.query[index]
+            match = match_of(record, world.gallery)
+            if match is None:
+                continue
+            original, changed, region = world.counterfactual(record, attribute)
+            if region.sum() < SMALLEST_REGION:
+                continue
+            yield Pair(
+                record.path.name,
+                attribute,
+                as_batch(original.image),
+                as_batch(changed.image),
+                to_tensor(world.load(match))[None],
+                torch.from_numpy(original.person)[None, None],
+                torch.from_numpy(region)[None, None],
+            )
+            found += 1
+            if found == per_attribute:
+                break
+
+
+def match_of(query: Record, gallery: Sequence[Record]) -> Record | None:
+    """Return the first image of the same person from another camera, if there is one."""
+    matches = (r for r in gallery if r.identity == query.identity and r.camera != query.camera)
+    return next(matches, None)
+
+
+def as_batch(image: np.ndarray) -> Tensor:
+    """Return a drawn image (H, W, 3) as the model takes it, (1, 3, H, W)."""
+    return to_tensor(Image.fromarray(image))[None]
+
+
+def explain(name: str, method: Method, pair: Pair, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the map of the image and the map of the difference, both (1, 1, H, W)."""
+
+    def map_of(images: Tensor, references: Tensor) -> Tensor:
+        return method(Subject(images, references, classes))
+
+    own = map_of(pair.original, pair.match)
+    if name in REFERENCE_BASED:
+        before = map_of(pair.original, pair.original)
+        after = map_of(pair.original, pair.changed)
+    else:
+        before, after = own, map_of(pair.changed, pair.match)
+    return own, (before - after).abs()
+
+
+def score(pair: Pair, own: Tensor, difference: Tensor) -> dict[str, float]:
+    """Return the figures of one row."""
+    return {
+        "person_energy": energy_inside(own, pair.person).item(),
+        "person_pointing": pointing_game(own, pair.person).item(),
+        "change_energy": energy_inside(difference, pair.change).item(),
+        "change_pointing": pointing_game(difference, pair.change).item(),
+        "person_area": area(pair.person).item(),
+        "change_area": area(pair.change).item(),
+    }
+
+
+def summarise(rows: Rows, settings: argparse.Namespace) -> dict:
+    """Return means in percent with 95 % intervals, chance, and the paired lead over chance."""
+    methods: dict[str, dict] = {}
+    for name in settings.methods:
+        own = [figures for key, figures in rows.rows.items() if key[2] == name]
+        methods[name] = {figure: over_chance(own, figure) for figure in FIGURES}
+    return {
+        "dataset": "synthetic",
+        "model": "synthetic",
+        "pairs": len(own),
+        "settings": {"pairs": settings.pairs, "seed": settings.seed},
+        "methods": methods,
+        "versions": {
+            "reid_explain": reid_explain.__version__,
+            "torch": torch.__version__,
+            "captum": captum.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def over_chance(rows: Sequence[dict[str, float]], figure: str) -> dict[str, float | list[float]]:
+    """Return one figure of one method: mean, chance and lead, in percent."""
+    values = 100 * torch.tensor([row[figure] for row in rows], dtype=torch.float64)
+    chance = 100 * torch.tensor([row[CHANCE[figure]] for row in rows], dtype=torch.float64)
+    mean, lead = bootstrap_mean(values), bootstrap_mean(values - chance)
+    return {
+        "mean": mean.mean,
+        "interval": [mean.low, mean.high],
+        "chance": chance.mean().item(),
+        "lead": lead.mean,
+        "lead_interval": [lead.low, lead.high],
+    }
+
+
+def as_table(results: dict) -> str:
+    """Return the results as text: mean and interval, with a mark where they beat chance."""
+    widths = [16, *[26] * len(FIGURES)]
+    lines = [["in %", *(figure.replace("_", ": ") for figure in FIGURES)]]
+    for name, figures in results["methods"].items():
+        cells = [name + (" (control)" if name in CONTROLS else "")]
+        for figure in FIGURES:
+            value = figures[figure]
+            low, high = value["interval"]
+            mark = "+" if value["lead_interval"][0] > 0 else " "
+            cells.append(f"{value['mean']:5.1f} [{low:5.1f}, {high:5.1f}]{mark}")
+        lines.append(cells)
+    chances = next(iter(results["methods"].values()))
+    lines.append(["chance", *(f"{chances[figure]['chance']:5.1f}" for figure in FIGURES)])
+    widths[0] = max(len(line[0]) for line in lines) + 2
+    text = "\n".join(
+        "".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+    return (
+        f"{text}\n[95 % bootstrap interval over {results['pairs']} pairs]; "
+        "+ where the lead over chance, pair by pair, excludes 0"
+    )
+
+
+def draw(methods: dict[str, dict]) -> Figure:
+    """Draw each figure of each method with its interval, beside the chance level."""
+    figure = Figure(figsize=(11, 1.2 + 0.34 * len(methods)), layout="constrained")
+    names = list(methods)[::-1]
+    for axes, title in zip(figure.subplots(1, len(FIGURES), sharey=True), FIGURES, strict=True):
+        values = [methods[name][title] for name in names]
+        means = [value["mean"] for value in values]
+        bounds = [
+            [mean - value["interval"][0] for mean, value in zip(means, values, strict=True)],
+            [value["interval"][1] - mean for mean, value in zip(means, values, strict=True)],
+        ]
+        colours = ["0.55" if name in CONTROLS else "tab:blue" for name in names]
+        axes.errorbar(means, range(len(names)), xerr=bounds, fmt="none", ecolor=colours)
+        axes.scatter(means, range(len(names)), color=colours, zorder=3)
+        axes.axvline(values[0]["chance"], color="tab:red", linestyle="--", label="chance")
+        axes.set(title=title.replace("_", ": "), xlabel="%", xlim=(0, 100))
+        axes.set_yticks(range(len(names)), names)
+        axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="lower right")
+    return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""The 26 attributes of Market-1501: names, coding, and people drawn with its frequencies."""
+
+import io
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.io import savemat
+
+Labels = NDArray[np.int64]
+"""One identity's attributes, (26,), values 1 or 2 in the coding of ``market_attribute.mat``."""
+
+ATTRIBUTE_NAMES = (
+    *("backpack", "bag", "clothes", "down"),
+    *("downblack", "downblue", "downbrown", "downgray", "downgreen"),
+    *("downpink", "downpurple", "downwhite", "downyellow"),
+    *("gender", "hair", "handbag", "hat", "up"),
+    *("upblack", "upblue", "upgray", "upgreen", "uppurple", "upred", "upwhite", "upyellow"),
+)
+UPPER_COLOURS = ("black", "blue", "gray", "green", "purple", "red", "white", "yellow")
+LOWER_COLOURS = (
+    *("black", "blue", "brown", "gray", "green"),
+    *("pink", "purple", "white", "yellow"),
+)
+CARRIED = ("backpack", "bag", "handbag")
+
+NO, YES = 1, 2
+_INDEX = {name: index for index, name in enumerate(ATTRIBUTE_NAMES)}
+_COLOUR_PRIOR = 4
+
+
+class Outfit(NamedTuple):
+    """The attributes in words; a colour is None where it has none of the 26 names."""
+
+    female: bool
+    long_hair: bool
+    hat: bool
+    short_sleeves: bool
+    trousers: bool
+    short_lower: bool
+    backpack: bool
+    bag: bool
+    handbag: bool
+    upper: str | None
+    lower: str | None
+
+
+class _Group(NamedTuple):
+    """Counts among Market-1501's 751 training identities, for one kind of person.
+
+    ``carried`` counts nothing, backpack, bag, handbag (never two of them in Market-1501);
+    the colours follow ``UPPER_COLOURS`` and ``LOWER_COLOURS``, then no named colour.
+    """
+
+    size: int
+    female: bool
+    trousers: bool
+    long_hair: int
+    hat: int
+    short_sleeves: int
+    short_lower: int
+    carried: tuple[int, ...]
+    upper: tuple[int, ...]
+    lower: tuple[int, ...]
+
+
+_GROUPS = (
+    _Group(
+        *(431, False, True, 5, 7, 420, 241),
+        carried=(197, 128, 63, 43),
+        upper=(69, 35, 62, 35, 15, 38, 115, 23, 39),
+        lower=(185, 68, 46, 89, 5, 2, 0, 24, 0, 12),
+    ),
+    _Group(
+        *(210, True, True, 149, 6, 193, 121),
+        carried=(56, 49, 75, 30),
+        upper=(26, 8, 16, 12, 13, 27, 78, 7, 23),
+        lower=(80, 44, 19, 26, 4, 12, 2, 12, 2, 9),
+    ),
+    _Group(
+        *(110, True, False, 91, 7, 99, 95),
+        carried=(28, 22, 47, 13),
+        upper=(18, 3, 8, 9, 2, 13, 35, 6, 16),
+        lower=(28, 11, 4, 8, 5, 15, 0, 22, 8, 9),
+    ),
+)
+
+
+def sample_labels(rng: np.random.Generator) -> Labels:
+    """Draw one identity's labels (26,) with the frequencies and correlations of Market-1501.
+
+    Each colour count is raised by four, so that purple trousers (2 of 751) occur too.
+    """
+    group = _GROUPS[_choose(rng, [group.size for group in _GROUPS])]
+    carried = ("", *CARRIED)[_choose(rng, group.carried)]
+    upper = (*UPPER_COLOURS, None)[_choose(rng, [n + _COLOUR_PRIOR for n in group.upper])]
+    lower = (*LOWER_COLOURS, None)[_choose(rng, [n + _COLOUR_PRIOR for n in group.lower])]
+
+    def happens(count: int) -> bool:
+        return bool(rng.random() * group.size < count)
+
+    return labels_of(
+        Outfit(
+            female=group.female,
+            trousers=group.trousers,
+            long_hair=happens(group.long_hair),
+            hat=happens(group.hat),
+            short_sleeves=happens(group.short_sleeves),
+            short_lower=happens(group.short_lower),
+            backpack=carried == "backpack",
+            bag=carried == "bag",
+            handbag=carried == "handbag",
+            upper=upper,
+            lower=lower,
+        )
+    )
+
+
+def _choose(rng: np.random.Generator, counts: tuple[int, ...] | list[int]) -> int:
+    """Draw an index with probability proportional to its count."""
+    return int(np.searchsorted(np.cumsum(counts), rng.integers(sum(counts)), side="right"))
+
+
+def labels_of(outfit: Outfit) -> Labels:
+    """Return the labels (26,) of an outfit."""
+    yes = {
+        "gender": outfit.female,
+        "hair": outfit.long_hair,
+        "hat": outfit.hat,
+        "up": outfit.short_sleeves,
+        "clothes": outfit.trousers,
+        "down": outfit.short_lower,
+        "backpack": outfit.backpack,
+        "bag": outfit.bag,
+        "handbag": outfit.handbag,
+        f"up{outfit.upper}": True,
+        f"down{outfit.lower}": True,
+    }
+    return np.array([YES if yes.get(name) else NO for name in ATTRIBUTE_NAMES], dtype=np.int64)
+
+
+def outfit_of(labels: Labels) -> Outfit:
+    """Return the outfit that labels (26,) describe."""
+    yes = {name for name, value in zip(ATTRIBUTE_NAMES, labels, strict=True) if value == YES}
+    return Outfit(
+        female="gender" in yes,
+        long_hair="hair" in yes,
+        hat="hat" in yes,
+        short_sleeves="up" in yes,
+        trousers="clothes" in yes,
+        short_lower="down" in yes,
+        backpack="backpack" in yes,
+        bag="bag" in yes,
+        handbag="handbag" in yes,
+        upper=next((colour for colour in UPPER_COLOURS if f"up{colour}" in yes), None),
+        lower=next((colour for colour in LOWER_COLOURS if f"down{colour}" in yes), None),
+    )
+
+
+def toggle(labels: Labels, attribute: str) -> Labels:
+    """Return labels (26,) with one attribute changed.
+
+    A garment has one colour: switching a colour on switches the others of that garment off, and
+    switching it off leaves a colour without a name (orange, teal, ...). Nothing else changes.
+    """
+    index = _INDEX[attribute]
+    changed: Labels = labels.copy()
+    for colours in (colour_attributes("up"), colour_attributes("down")):
+        if attribute in colours:
+            changed[[_INDEX[name] for name in colours]] = NO
+    changed[index] = NO if labels[index] == YES else YES
+    return changed
+
+
+def colour_attributes(garment: str) -> tuple[str, ...]:
+    """Return the colour attributes of ``"up"`` or ``"down"``."""
+    return tuple(f"{garment}{c}" for c in (UPPER_COLOURS if garment == "up" else LOWER_COLOURS))
+
+
+def attribute_file(splits: Mapping[str, Mapping[int, Labels]]) -> bytes:
+    """Return a file in the form of ``market_attribute.mat``, from labels by split and identity."""
+    market = {}
+    for split, labels in splits.items():
+        table = np.array([*labels.values()], dtype=np.uint8).reshape(-1, len(ATTRIBUTE_NAMES))
+        identities = np.array([f"{identity:04d}" for identity in labels], dtype=object)
+        market[split] = {
+            **dict(zip(ATTRIBUTE_NAMES, table.T, strict=True)),
+            "image_index": identities,
+        }
+    buffer = io.BytesIO()
+    savemat(buffer, {"market_attribute": market})
+    header = b"MATLAB 5.0 MAT-file, written by reid_explain".ljust(116)
+    return header + buffer.getvalue()[len(header) :]

@@ -1,0 +1,107 @@
+"""One image of a world: the numbers of its name in, a painted scene and its photograph out."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from reid_explain.datasets.records import DISTRACTOR_IDENTITY, Record
+from reid_explain.datasets.synthetic.appearance import sample_appearance
+from reid_explain.datasets.synthetic.attributes import Labels, outfit_of, sample_labels
+from reid_explain.datasets.synthetic.camera import CAMERAS, Exposure, expose
+from reid_explain.datasets.synthetic.canvas import HEIGHT, WIDTH, Canvas, Part
+from reid_explain.datasets.synthetic.figure import paint
+from reid_explain.datasets.synthetic.person import Person
+from reid_explain.datasets.synthetic.pose import View, sample_pose
+from reid_explain.datasets.synthetic.scene import BACKDROPS, background, foreground, shadow, texture
+from reid_explain.datasets.synthetic.streams import Stream, generator
+
+
+class Shot(NamedTuple):
+    """The numbers in a record's name, which decide everything about its image."""
+
+    identity: int
+    camera: int
+    sequence: int
+    frame: int
+    number: int
+
+    @property
+    def record(self) -> Record:
+        """Return the record, with a name in the form of Market-1501."""
+        name = f"{self.identity:04d}_c{self.camera}s{self.sequence}"
+        path = Path(f"{name}_{self.frame:06d}_{self.number:02d}.jpg")
+        return Record(path, self.identity, self.camera)
+
+    @property
+    def person(self) -> tuple[int, int]:
+        """Return the key of the person: every distractor is somebody else."""
+        return self.identity, (self.frame if self.identity == DISTRACTOR_IDENTITY else 0)
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Paints and photographs the shots of one world."""
+
+    seed: int
+    severity: float
+
+    def labels(self, person: tuple[int, int]) -> Labels:
+        """Return the labels (26,) of a person."""
+        return sample_labels(generator(self.seed, Stream.LABELS, *person))
+
+    def exposure(self, shot: Shot) -> Exposure:
+        """Return what the camera does to this image."""
+        rng = generator(self.seed, Stream.SENSOR, *shot)
+        return expose(CAMERAS[shot.camera - 1], self.severity, rng)
+
+    def photograph(self, shot: Shot, canvas: Canvas) -> bytes:
+        """Return the JPEG file of a painted scene."""
+        light = texture(generator(self.seed, Stream.TEXTURE, *shot))
+        return self.exposure(shot).photograph(canvas.scene(light))
+
+    def paint(self, shot: Shot, labels: Labels) -> Canvas:
+        """Paint the scene of one record, with the given labels on its person."""
+        camera = CAMERAS[shot.camera - 1]
+        track = generator(self.seed, Stream.TRACK, *shot.person, shot.camera, shot.sequence)
+        rng = generator(self.seed, Stream.POSE, *shot)
+        scene = generator(self.seed, Stream.SCENE, *shot)
+        pose = sample_pose(rng, camera.heading(track) + float(rng.uniform(-0.2, 0.2)))
+        view = self._crop(pose.yaw, math.radians(camera.pitch), rng)
+        sun = float(rng.uniform(-1, 1))
+        look = sample_appearance(generator(self.seed, Stream.APPEARANCE, *shot.person))
+
+        canvas = Canvas((0, 0, 0))
+        background(canvas, BACKDROPS[shot.camera - 1], scene)
+        if scene.random() < 0.4 * self.severity:
+            self._bystander(canvas, shot, sun, scene, behind=True)
+        shadow(canvas, view.feet, view.stature)
+        paint(canvas, Person(outfit_of(labels), look, pose, view), sun)
+        if scene.random() < 0.22 * self.severity:
+            foreground(canvas, scene)
+        if scene.random() < 0.12 * self.severity:
+            self._bystander(canvas, shot, sun, scene, behind=False)
+        return canvas
+
+    def _crop(self, yaw: float, pitch: float, rng: np.random.Generator) -> View:
+        """Draw the place of the person in the image; one crop in four is badly off."""
+        off = self.severity * (3.0 if rng.random() < 1 / 4 else 1.0)
+        stature = HEIGHT * 0.89 * math.exp(off * float(rng.uniform(-0.05, 0.06)))
+        x = WIDTH * (0.5 + off * float(rng.uniform(-0.05, 0.05)))
+        middle = HEIGHT * (0.5 + off * float(rng.uniform(-0.025, 0.025)))
+        return View(yaw, pitch, (x, middle + 0.5 * stature), stature)
+
+    def _bystander(
+        self, canvas: Canvas, shot: Shot, sun: float, scene: np.random.Generator, *, behind: bool
+    ) -> None:
+        """Paint somebody else at the edge of the image, as part of the scene."""
+        rng = generator(self.seed, Stream.BYSTANDER, *shot, int(behind))
+        pose = sample_pose(rng, float(scene.uniform(-math.pi, math.pi)))
+        edge = float(scene.uniform(-6, 20) if behind else scene.uniform(-16, 2))
+        x = edge if scene.random() < 0.5 else WIDTH - edge
+        stature = HEIGHT * float(scene.uniform(0.6, 0.9) if behind else scene.uniform(0.9, 1.1))
+        view = View(pose.yaw, 0.2, (x, HEIGHT * float(scene.uniform(0.8, 1.0))), stature)
+        person = Person(outfit_of(sample_labels(rng)), sample_appearance(rng), pose, view)
+        paint(canvas, person, sun, Part.SCENE)

@@ -1,0 +1,88 @@
+"""The truth of an image: where the person is, where each attribute shows, what a change touched."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from reid_explain.datasets.synthetic.attributes import (
+    ATTRIBUTE_NAMES,
+    LOWER_COLOURS,
+    UPPER_COLOURS,
+    YES,
+    Labels,
+)
+from reid_explain.datasets.synthetic.canvas import HEIGHT, WIDTH, Canvas, Part
+
+Mask = NDArray[np.bool_]
+
+SHOWN_BY: dict[str, tuple[Part, ...]] = {
+    "gender": (
+        *(Part.SKIN, Part.ARM, Part.LEG),
+        *(Part.TORSO, Part.SLEEVE, Part.HIPS, Part.SHIN),
+    ),
+    "hair": (Part.HAIR,),
+    "up": (Part.ARM, Part.SLEEVE),
+    "down": (Part.LEG, Part.SHIN),
+    "clothes": (Part.HIPS, Part.SHIN),
+    "hat": (Part.HAT,),
+    "backpack": (Part.BACKPACK,),
+    "bag": (Part.BAG,),
+    "handbag": (Part.HANDBAG,),
+    **{f"up{colour}": (Part.TORSO, Part.SLEEVE) for colour in UPPER_COLOURS},
+    **{f"down{colour}": (Part.HIPS, Part.SHIN) for colour in LOWER_COLOURS},
+}
+"""The parts on which each attribute shows.
+
+Gender, hair, up, down and clothes have two values and show for either: gender on the body and
+its clothes (its proportions and face, not hair, shoes, hat or belongings), up (sleeve length) on
+the arms, down (length) on the lower legs and what covers them, clothes (dress or trousers) on the
+lower garment. All others show only where they are "yes".
+"""
+TWO_VALUED = ("gender", "hair", "up", "down", "clothes")
+
+
+class Rendering(NamedTuple):
+    """One image with its truth.
+
+    ``image`` is uint8 (256, 128, 3); ``person`` is bool (256, 128), the visible pixels of the
+    person with everything worn and carried; ``attributes`` is bool (26, 256, 128), for each
+    attribute the pixels where it shows.
+    """
+
+    image: NDArray[np.uint8]
+    person: Mask
+    attributes: Mask
+
+
+class Counterfactual(NamedTuple):
+    """One image, and the same image with one attribute changed.
+
+    ``region``, bool (256, 128), is where the attribute shows in either image, grown by the
+    camera's point spread: outside it the two images are equal.
+    """
+
+    original: Rendering
+    changed: Rendering
+    region: Mask
+
+
+def person_mask(canvas: Canvas) -> Mask:
+    """Return the visible pixels (256, 128) of the person and everything worn and carried."""
+    return canvas.shows([part for part in Part if part is not Part.SCENE])
+
+
+def attribute_masks(canvas: Canvas, labels: Labels) -> Mask:
+    """Return the masks (26, 256, 128) of the attributes that show."""
+    masks = np.zeros((len(ATTRIBUTE_NAMES), HEIGHT, WIDTH), dtype=bool)
+    for index, name in enumerate(ATTRIBUTE_NAMES):
+        if labels[index] == YES or name in TWO_VALUED:
+            masks[index] = canvas.shows(SHOWN_BY[name])
+    return masks
+
+
+def grow(mask: Mask, radius: int) -> Mask:
+    """Return a mask grown by a square of the given radius in pixels."""
+    grown = Image.fromarray(mask).convert("L").filter(ImageFilter.MaxFilter(2 * radius + 1))
+    return np.asarray(grown) > 0

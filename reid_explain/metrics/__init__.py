@@ -1,0 +1,1 @@
+"""Metrics: pure functions on tensors that return one value per query."""

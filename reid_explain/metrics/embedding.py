@@ -1,0 +1,64 @@
+"""Embeddings of many records."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from reid_explain.datasets.images import IMAGE_SIZE, RecordDataset
+from reid_explain.datasets.records import Record, ReIDDataset
+from reid_explain.errors import InputError
+
+
+class Embedded(NamedTuple):
+    """Embeddings (N, D) with their identities (N,) and cameras (N,), both int64."""
+
+    embeddings: Tensor
+    identities: Tensor
+    cameras: Tensor
+
+
+def embed_records(
+    forward_func: Callable[[Tensor], Tensor],
+    dataset: ReIDDataset,
+    records: Sequence[Record],
+    *,
+    size: tuple[int, int] = IMAGE_SIZE,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    show_progress: bool = True,
+) -> Embedded:
+    """Embed ``records`` in batches, with a progress bar.
+
+    Args:
+        forward_func: images (B, 3, H, W) to embeddings (B, D); a model belongs in eval mode.
+        dataset: what loads the images.
+        records: which images, in this order.
+        size: height and width that the images are resized to.
+        batch_size: images per call.
+        workers: processes that load images; 0 loads in this one.
+        device: where ``forward_func`` takes its images.
+        show_progress: show the bar.
+
+    Returns:
+        Float32 embeddings on the CPU with the records' identities and cameras.
+
+    Raises:
+        InputError: no record, or an image that cannot be read.
+    """
+    if not records:
+        raise InputError("records", "none", "at least one record")
+    loader = DataLoader(RecordDataset(dataset, records, size), batch_size, num_workers=workers)
+    rows = []
+    with torch.no_grad():
+        for images, _, _ in tqdm(loader, desc="embed", unit="batch", disable=not show_progress):
+            rows.append(forward_func(images.to(device)).float().cpu())
+    return Embedded(
+        torch.cat(rows),
+        torch.tensor([record.identity for record in records]),
+        torch.tensor([record.camera for record in records]),
+    )

@@ -1,0 +1,71 @@
+"""How much of a map lies in a region whose truth is known; one value per map.
+
+Sources: Zhang et al., Top-down Neural Attention by Excitation Backprop, IJCV 2018 (pointing
+game); Wang et al., Score-CAM, CVPR workshops 2020, section 4.3 (energy-based pointing game).
+"""
+
+import torch
+from torch import Tensor
+
+from reid_explain.checks import check_images, described
+from reid_explain.errors import InputError
+
+
+def area(regions: Tensor) -> Tensor:
+    """Return the share (B,) of the image that each region (B, 1, H, W) covers, in [0, 1].
+
+    It is the chance level of both figures below: what a constant map scores, and what random
+    maps score on average.
+    """
+    return check_regions(regions).double().mean(dim=(1, 2, 3))
+
+
+def energy_inside(maps: Tensor, regions: Tensor) -> Tensor:
+    """Return the share (B,) of each map's positive mass that lies in its region, in [0, 1].
+
+    A map without positive mass spreads its attention evenly: it scores the region's area.
+
+    Args:
+        maps: (B, 1, H, W); negative values count as 0.
+        regions: (B, 1, H, W), bool.
+
+    Raises:
+        InputError: If the shapes differ or a map is NaN or infinite.
+    """
+    maps = paired_maps(maps, regions).clamp_min(0)
+    total = maps.sum(dim=(1, 2, 3))
+    inside = (maps * regions).sum(dim=(1, 2, 3))
+    return torch.where(total > 0, inside / total.where(total > 0, 1), area(regions))
+
+
+def pointing_game(maps: Tensor, regions: Tensor) -> Tensor:
+    """Return whether (B,) each map's highest pixel lies in its region: 0 or 1.
+
+    Where several pixels are highest, the share of them that lies in the region: a constant map
+    scores the region's area.
+
+    Args:
+        maps: (B, 1, H, W).
+        regions: (B, 1, H, W), bool.
+
+    Raises:
+        InputError: If the shapes differ or a map is NaN or infinite.
+    """
+    maps = paired_maps(maps, regions)
+    highest = (maps == maps.amax(dim=(1, 2, 3), keepdim=True)).double()
+    return (highest * regions).sum(dim=(1, 2, 3)) / highest.sum(dim=(1, 2, 3))
+
+
+def paired_maps(maps: Tensor, regions: Tensor) -> Tensor:
+    """Return maps (B, 1, H, W) in double precision, if they fit the regions."""
+    maps = check_images("maps", maps).double()
+    if maps.shape != check_regions(regions).shape:
+        raise InputError("maps", described(maps), f"the shape of regions, {tuple(regions.shape)}")
+    return maps
+
+
+def check_regions(regions: Tensor) -> Tensor:
+    """Return ``regions`` if it is a bool tensor (B, 1, H, W)."""
+    if regions.dim() != 4 or regions.shape[1] != 1 or regions.dtype != torch.bool:
+        raise InputError("regions", described(regions), "(B, 1, H, W) bool")
+    return regions

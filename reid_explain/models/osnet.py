@@ -1,0 +1,195 @@
+"""OSNet: omni-scale feature learning for person re-identification (Zhou et al., ICCV 2019).
+
+The module names give the state-dict keys of torchreid's files.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reid_explain.checks import check_at_least, check_choice
+from reid_explain.errors import InputError
+
+CHANNELS = (64, 256, 384, 512)
+WIDTHS = (1.0, 0.75, 0.5, 0.25)
+EMBEDDING_DIM = 512
+GATE_REDUCTION = 16
+BOTTLENECK_REDUCTION = 4
+
+
+class ConvLayer(nn.Module):
+    """Convolution, batch norm and, unless ``linear``, ReLU; the size halves with ``stride`` 2."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, linear: bool = False
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, inputs, h, w) to (B, outputs, h/stride, w/stride)."""
+        out: Tensor = self.bn(self.conv(x))
+        return out if self.linear else functional.relu(out)
+
+
+class LightConv3x3(nn.Module):
+    """The lite 3x3 layer (figure 3b): 1x1 convolution, depthwise 3x3, batch norm, ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape (B, C, h, w)."""
+        return functional.relu(self.bn(self.conv2(self.conv1(x))))
+
+
+class ChannelGate(nn.Module):
+    """The unified aggregation gate (equation 3): x times a weight per image and channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = channels // GATE_REDUCTION
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape (B, C, h, w)."""
+        gate: Tensor = self.fc2(functional.relu(self.fc1(x.mean((2, 3), keepdim=True))))
+        return x * gate.sigmoid()
+
+
+class OSBlock(nn.Module):
+    """The omni-scale residual block (figure 4): four streams of 1 to 4 lite layers, one gate."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        middle = outputs // BOTTLENECK_REDUCTION
+        self.conv1 = ConvLayer(inputs, middle)
+        self.conv2a = LightConv3x3(middle)
+        self.conv2b = nn.Sequential(*(LightConv3x3(middle) for _ in range(2)))
+        self.conv2c = nn.Sequential(*(LightConv3x3(middle) for _ in range(3)))
+        self.conv2d = nn.Sequential(*(LightConv3x3(middle) for _ in range(4)))
+        self.gate = ChannelGate(middle)
+        self.conv3 = ConvLayer(middle, outputs, linear=True)
+        if inputs != outputs:
+            self.downsample = ConvLayer(inputs, outputs, linear=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, inputs, h, w) to (B, outputs, h, w)."""
+        identity = self.downsample(x) if hasattr(self, "downsample") else x
+        x = self.conv1(x)
+        streams = (self.conv2a, self.conv2b, self.conv2c, self.conv2d)
+        scales = self.gate(streams[0](x))
+        for stream in streams[1:]:
+            scales = scales + self.gate(stream(x))
+        return functional.relu(self.conv3(scales) + identity)
+
+
+class OSNet(nn.Module):
+    """OSNet; ``forward(x) = embed(features(x))`` in both modes, torchreid's evaluation output.
+
+    Args:
+        width: factor on the channels: 1.0, 0.75, 0.5 or 0.25.
+        num_classes: training identities; 0 builds no classifier.
+
+    Raises:
+        InputError: another width, or a negative number of classes.
+    """
+
+    embedding_dim = EMBEDDING_DIM
+
+    def __init__(self, width: float = 1.0, num_classes: int = 0) -> None:
+        super().__init__()
+        check_choice("width", width, WIDTHS)
+        check_at_least("num_classes", num_classes, 0)
+        stem, *stages = (int(channels * width) for channels in CHANNELS)
+        self.conv1 = ConvLayer(3, stem, 7, stride=2)
+        self.conv2 = nn.Sequential(OSBlock(stem, stages[0]), _block(stages[0]), _halve(stages[0]))
+        self.conv3 = nn.Sequential(
+            OSBlock(stages[0], stages[1]), _block(stages[1]), _halve(stages[1])
+        )
+        self.conv4 = nn.Sequential(OSBlock(stages[1], stages[2]), _block(stages[2]))
+        self.channels = stages[2]
+        self.conv5 = ConvLayer(stages[2], stages[2])
+        self.fc = nn.Sequential(
+            nn.Linear(stages[2], EMBEDDING_DIM), nn.BatchNorm1d(EMBEDDING_DIM), nn.ReLU()
+        )
+        if num_classes:
+            self.classifier = nn.Linear(EMBEDDING_DIM, num_classes)
+        self._initialize()
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the last map F, (B, C, H/16, W/16), of images (B, 3, H, W)."""
+        x = functional.max_pool2d(self.conv1(x), 3, stride=2, padding=1)
+        out: Tensor = self.conv5(self.conv4(self.conv3(self.conv2(x))))
+        return out
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Return the mean (B, C) of maps (B, C, h, w)."""
+        return features.mean((2, 3))
+
+    def neck(self, pooled: Tensor) -> Tensor:
+        """Return the embedding (B, 512) of pooled maps (B, C): linear, batch norm, ReLU."""
+        out: Tensor = self.fc(pooled)
+        return out
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Return the embedding f, (B, 512), of maps (B, C, h, w)."""
+        return self.neck(self.pool(features))
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        """Return the logits (B, num_classes) of embeddings (B, 512).
+
+        Raises:
+            InputError: the network was built without classes.
+        """
+        if not hasattr(self, "classifier"):
+            raise InputError("model", "an OSNet with num_classes=0", "one with a classifier")
+        out: Tensor = self.classifier(embedding)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the embedding (B, 512) of images (B, 3, H, W)."""
+        return self.embed(self.features(x))
+
+    def _initialize(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+
+
+def _block(channels: int) -> OSBlock:
+    return OSBlock(channels, channels)
+
+
+def _halve(channels: int) -> nn.Sequential:
+    return nn.Sequential(ConvLayer(channels, channels), nn.AvgPool2d(2, stride=2))
+
+
+def osnet_x1_0(num_classes: int = 0) -> OSNet:
+    """OSNet at full width, 2.2 million parameters without the classifier."""
+    return OSNet(1.0, num_classes)
+
+
+def osnet_x0_75(num_classes: int = 0) -> OSNet:
+    """OSNet at three quarters of the width, 1.3 million parameters."""
+    return OSNet(0.75, num_classes)
+
+
+def osnet_x0_5(num_classes: int = 0) -> OSNet:
+    """OSNet at half the width, 0.6 million parameters."""
+    return OSNet(0.5, num_classes)
+
+
+def osnet_x0_25(num_classes: int = 0) -> OSNet:
+    """OSNet at a quarter of the width, 0.2 million parameters."""
+    return OSNet(0.25, num_classes)

@@ -1,0 +1,1 @@
+"""Parts of the training recipe for a re-identification network."""

@@ -1,0 +1,96 @@
+"""The losses of the strong baseline, computed in float32 whatever the precision around them."""
+
+import torch
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.losses import CircleLoss, TripletMarginLoss
+from pytorch_metric_learning.miners import BatchHardMiner
+from pytorch_metric_learning.reducers import MeanReducer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reid_explain.checks import check_choice
+
+METRIC_LOSSES = ("triplet", "soft-triplet", "circle")
+
+
+class ReIDLoss(nn.Module):
+    """Identity loss, metric loss and, where asked for, centre loss.
+
+    Luo et al. 2019: cross-entropy with label smoothing on the logits, batch-hard triplet loss
+    (Hermans et al. 2017) on the pooled map before the neck, both averaged over the batch.
+
+    Args:
+        metric: ``"triplet"`` (margin 0.3), ``"soft-triplet"`` (softplus, no margin) or
+            ``"circle"`` (Sun et al., CVPR 2020: m 0.25, gamma 128, on cosines).
+        smoothing: label smoothing of the identity loss.
+        centers: None, or the centre loss to add.
+
+    Raises:
+        InputError: another metric loss.
+    """
+
+    def __init__(
+        self, metric: str = "triplet", smoothing: float = 0.1, centers: "CenterLoss | None" = None
+    ) -> None:
+        super().__init__()
+        check_choice("metric", metric, METRIC_LOSSES)
+        self.metric = metric
+        self.smoothing = smoothing
+        self.centers = centers
+        if metric == "circle":
+            self.pairs = CircleLoss(m=0.25, gamma=128, reducer=MeanReducer())
+        else:
+            soft = metric == "soft-triplet"
+            distance = LpDistance(normalize_embeddings=False)
+            self.miner = BatchHardMiner(distance=distance)
+            self.pairs = TripletMarginLoss(
+                margin=0.0 if soft else 0.3,
+                smooth_loss=soft,
+                distance=distance,
+                reducer=MeanReducer(),
+            )
+
+    def forward(self, pooled: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the weighted terms by name; the loss is their sum.
+
+        Args:
+            pooled: (B, D) pooled maps, before the neck.
+            logits: (B, classes).
+            labels: (B,) classes.
+        """
+        with torch.autocast(pooled.device.type, enabled=False):
+            pooled, logits = pooled.float(), logits.float()
+            terms = {
+                "identity": functional.cross_entropy(
+                    logits, labels, label_smoothing=self.smoothing
+                ),
+                self.metric: self._metric_loss(pooled, labels),
+            }
+            if self.centers is not None:
+                terms["centre"] = self.centers(pooled, labels)
+        return terms
+
+    def _metric_loss(self, pooled: Tensor, labels: Tensor) -> Tensor:
+        mined = self.miner(pooled, labels) if self.metric != "circle" else None
+        loss: Tensor = self.pairs(pooled, labels, mined)
+        return loss
+
+
+class CenterLoss(nn.Module):
+    """Centre loss (Wen et al., ECCV 2016, equation 2): weight · ½ mean_i ‖x_i − c_{y_i}‖².
+
+    Args:
+        classes: number of centres.
+        width: D of the pooled maps.
+        weight: Luo et al. use 0.0005.
+    """
+
+    def __init__(self, classes: int, width: int, weight: float = 0.0005) -> None:
+        super().__init__()
+        self.centers = nn.Parameter(torch.randn(classes, width))
+        self.weight = weight
+
+    def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of pooled maps (B, D) with classes (B,)."""
+        squares = (pooled - self.centers[labels]).square().sum(1)
+        return self.weight * squares.mean() / 2

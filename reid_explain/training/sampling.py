@@ -1,0 +1,86 @@
+"""P x S sampling: batches of P identities with S images each, a function of seed and epoch."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from pytorch_metric_learning.samplers import MPerClassSampler
+from pytorch_metric_learning.utils import common_functions
+from torch.utils.data import Sampler
+
+from reid_explain.errors import InputError
+
+
+class Draw(NamedTuple):
+    """One image of an epoch: which image, and the epoch and place in it that it was drawn for."""
+
+    image: int
+    epoch: int
+    position: int
+
+
+class IdentityBatches(Sampler[list[Draw]]):
+    """Batches of P identities with S images each, for one of several processes.
+
+    The order depends on seed and ``epoch`` (set it before each pass) and nothing else. With n
+    processes each takes P/n identities of every batch.
+
+    Args:
+        labels: the identity of each image.
+        identities: P.
+        instances: S; identities with fewer images repeat them.
+        images: images per epoch, rounded down to whole batches.
+        seed: of the draws.
+        process: which of the processes.
+        processes: how many there are.
+
+    Raises:
+        InputError: fewer identities or images than one batch takes, or P that does not divide.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int],
+        identities: int,
+        instances: int,
+        images: int,
+        seed: int,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        found, batch = len(set(labels)), identities * instances
+        if found < identities:
+            raise InputError("labels", f"{found} identities", f"at least {identities} per batch")
+        if images < batch:
+            raise InputError("images", images, f"at least one batch of {batch}")
+        if identities % processes:
+            raise InputError("identities", identities, f"a multiple of {processes} processes")
+        self.labels = np.asarray(labels)
+        self.batch = batch
+        self.instances = instances
+        self.images = images
+        self.seed = seed
+        self.process = process
+        self.processes = processes
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return self.images // self.batch
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        """Yield this process's part of each batch."""
+        drawn = [Draw(int(i), self.epoch, at) for at, i in enumerate(self._draw_epoch())]
+        share = self.batch // self.processes
+        for start in range(0, len(drawn), self.batch):
+            first = start + self.process * share
+            yield drawn[first : first + share]
+
+    def _draw_epoch(self) -> list[int]:
+        # The library's sampler draws from a generator in its own module.
+        before = common_functions.NUMPY_RANDOM
+        common_functions.NUMPY_RANDOM = np.random.RandomState((self.seed, self.epoch))
+        try:
+            return list(MPerClassSampler(self.labels, self.instances, self.batch, self.images))
+        finally:
+            common_functions.NUMPY_RANDOM = before
