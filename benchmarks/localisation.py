@@ -27,9 +27,10 @@ import captum
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from methods import CONTROLS, METHODS, REFERENCE_BASED, Method, Subject, Target
+from methods import CONTROLS, METHODS, REFERENCE_BASED, Method, Subject
 from PIL import Image
 from run_folder import Rows, claim, write_json
+from targets import add_arguments, open_target
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -40,7 +41,6 @@ from reid_explain.datasets.records import Record
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.metrics.intervals import bootstrap_mean
 from reid_explain.metrics.localisation import area, energy_inside, pointing_game
-from reid_explain.models.pretrained import load_pretrained
 
 FIGURES = ("person_energy", "person_pointing", "change_energy", "change_pointing")
 CHANCE = {figure: f"{figure.split('_')[0]}_area" for figure in FIGURES}
@@ -65,6 +65,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
+    add_arguments(parser)
     add = parser.add_argument
     add("--methods", default=",".join(METHODS), help="names, separated by commas")
     add("--pairs", type=int, default=4, help="counterfactual pairs for each attribute")
@@ -91,15 +92,13 @@ def run(settings: argparse.Namespace) -> None:
         raise InputError("--methods", ", ".join(unknown), f"names among {', '.join(METHODS)}")
     if settings.pairs < 1:
         raise InputError("--pairs", settings.pairs, "at least 1")
-    fixed = {"methods": settings.methods, "pairs": settings.pairs, "seed": settings.seed}
-    claim(settings.output, fixed, resume=settings.resume)
+    target = open_target(settings)
+    claim(settings.output, fixed_settings(settings), resume=settings.resume)
     rows = Rows(
         settings.output / "per_image.csv",
         key=("image", "attribute", "method"),
         figures=(*FIGURES, "person_area", "change_area"),
     )
-    model = load_pretrained("synthetic").eval()
-    target = Target(model, model.backbone.layer4)
     methods = {name: METHODS[name](target) for name in settings.methods}
     world = SyntheticReID()
     total = settings.pairs * len(world.attribute_names)
@@ -114,6 +113,13 @@ def run(settings: argparse.Namespace) -> None:
     write_json(settings.output / "results.json", results)
     draw(results["methods"]).savefig(settings.output / "localisation.png", dpi=150)
     print(as_table(results))
+
+
+def fixed_settings(settings: argparse.Namespace) -> dict[str, object]:
+    """Return what two runs must have in common to be one."""
+    names = ("model", "weights", "layer", "methods", "pairs", "seed")
+    values = vars(settings)
+    return {n: str(v) if isinstance(v := values[n], Path) else v for n in names}
 
 
 def pairs(world: SyntheticReID, per_attribute: int, seed: int) -> Iterator[Pair]:
@@ -189,9 +195,8 @@ def summarise(rows: Rows, settings: argparse.Namespace) -> dict:
         methods[name] = {figure: over_chance(own, figure) for figure in FIGURES}
     return {
         "dataset": "synthetic",
-        "model": "synthetic",
         "pairs": len(own),
-        "settings": {"pairs": settings.pairs, "seed": settings.seed},
+        "settings": fixed_settings(settings),
         "methods": methods,
         "versions": {
             "reid_explain": reid_explain.__version__,

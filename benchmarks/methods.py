@@ -45,22 +45,25 @@ class Subject(NamedTuple):
     classes: Tensor
 
 
-Method = Callable[[Subject], Tensor]
+Method = Callable[..., Tensor]
+"""Of a subject, and of options such as ``interpolate_mode``, to maps (B, 1, H, W)."""
 
 
 def by_itself(explainer: Callable[..., Tensor]) -> Method:
     """Explain the images alone."""
-    return lambda subject: explainer(subject.images)
+    return lambda subject, **options: explainer(subject.images, **options)
 
 
 def by_reference(explainer: Callable[..., Tensor]) -> Method:
     """Explain the images' similarity to their references."""
-    return lambda subject: explainer(subject.images, references=subject.references)
+    return lambda subject, **options: explainer(
+        subject.images, references=subject.references, **options
+    )
 
 
 def by_class(explainer: Callable[..., Tensor]) -> Method:
     """Explain the images' classes."""
-    return lambda subject: explainer(subject.images, target=subject.classes)
+    return lambda subject, **options: explainer(subject.images, target=subject.classes, **options)
 
 
 METHODS: dict[str, Callable[[Target], Method]] = {

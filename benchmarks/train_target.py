@@ -32,9 +32,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from reid_explain.datasets.market1501 import Market1501
+from reid_explain.datasets.catalogue import DATASET_NAMES, SYNTHETIC, open_dataset
 from reid_explain.datasets.records import Record, ReIDDataset
-from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.errors import InputError
 from reid_explain.metrics.embedding import embed_records
 from reid_explain.metrics.retrieval import match_ranks, summarize
@@ -58,7 +57,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--dataset", choices=("synthetic", "market1501"), default="synthetic")
+    add("--dataset", choices=DATASET_NAMES, default=SYNTHETIC)
     add("--root", type=Path, help="the data set's folder; synthetic has none")
     add("--output", type=Path, required=True, help="folder of this run")
     add("--resume", action="store_true", help="continue the run in the output folder")
@@ -109,7 +108,7 @@ def run(settings: argparse.Namespace, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         claim(settings.output, recipe, resume=settings.resume)
     accelerator.wait_for_everyone()
-    dataset = open_dataset(settings)
+    dataset = training_dataset(settings)
     architecture = architecture_of(settings, classes=len(class_numbers(dataset.train)))
     training = Training(settings, accelerator, dataset, architecture)
     training.fit()
@@ -123,13 +122,14 @@ def fixed_settings(settings: argparse.Namespace, accelerator: Accelerator) -> di
     return fixed | {"processes": accelerator.num_processes}
 
 
-def open_dataset(settings: argparse.Namespace) -> ReIDDataset:
-    """Return the data set that was asked for."""
-    if settings.dataset == "synthetic":
-        return SyntheticReID()
-    if settings.root is None:
+def training_dataset(settings: argparse.Namespace) -> ReIDDataset:
+    """Return the data set that was asked for, which has to have images to train on."""
+    if settings.root is None and settings.dataset != SYNTHETIC:
         raise InputError("--root", "nothing", f"the folder of {settings.dataset}")
-    return Market1501(settings.root)
+    dataset = open_dataset(settings.dataset, settings.root)
+    if not dataset.train:
+        raise InputError("--root", f"no training image in {settings.root}", "a training split")
+    return dataset
 
 
 def architecture_of(settings: argparse.Namespace, classes: int) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from reid_explain.errors import InputError
 from reid_explain.explainers.cam import GradCAM, ScoreCAM
 from reid_explain.explainers.controls import ActivationMean, Centre, Random
 from reid_explain.explainers.fam import GradFAM, ScoreFAM
-from reid_explain.explainers.masking import blurred
 from reid_explain.explainers.ram import CGRAM, RAM, GradRAM
+from reid_explain.fills import blurred
 
 __version__ = "0.1.0"
 __all__ = [

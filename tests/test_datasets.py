@@ -1,23 +1,38 @@
 """Images, records and attribute files."""
 
+import re
+import shutil
+from collections import Counter
+
 import numpy as np
 import pytest
 import scipy.io
 import torch
+from conftest import SHARED, present
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from reid_explain import InputError
 from reid_explain.datasets import (
+    CUHK03,
+    DATASET_NAMES,
+    DukeMTMCreID,
+    FolderDataset,
     Market1501,
     Record,
     RecordDataset,
+    SyntheticReID,
     denormalize,
     load_image,
     normalize,
+    open_dataset,
     read_attributes,
     to_tensor,
 )
+from reid_explain.metrics.embedding import Embedded
+from reid_explain.metrics.retrieval import match_ranks
 
 MARKET_ATTRIBUTES = [
     "backpack",
@@ -46,6 +61,33 @@ MARKET_ATTRIBUTES = [
     "upred",
     "upwhite",
     "upyellow",
+]
+
+
+DUKE_ATTRIBUTES = [
+    "backpack",
+    "bag",
+    "boots",
+    "downblack",
+    "downblue",
+    "downbrown",
+    "downgray",
+    "downgreen",
+    "downred",
+    "downwhite",
+    "gender",
+    "handbag",
+    "hat",
+    "shoes",
+    "top",
+    "upblack",
+    "upblue",
+    "upbrown",
+    "upgray",
+    "upgreen",
+    "uppurple",
+    "upred",
+    "upwhite",
 ]
 
 
@@ -127,22 +169,31 @@ FILES = {
 }
 
 
+def write(root, files):
+    for folder, names in files.items():
+        (root / folder).mkdir(parents=True)
+        (root / folder / "Thumbs.db").write_bytes(b"as in the archive")
+        for seed, name in enumerate(names):
+            noise(seed=seed).save(root / folder / name)
+    return root
+
+
+def places(records):
+    """Return identity and camera of each record."""
+    return [record[1:] for record in records]
+
+
 @pytest.fixture
 def market(tmp_path):
-    for folder, names in FILES.items():
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "Thumbs.db").write_bytes(b"as in the archive")
-        for seed, name in enumerate(names):
-            noise(seed=seed).save(tmp_path / folder / name)
-    return tmp_path
+    return write(tmp_path, FILES)
 
 
 def test_market_records(market):
     world = Market1501(market)
     query = market / "query" / "0007_c1s1_000001_00.jpg"
     assert world.query == (Record(query, 7, 1),)
-    assert [record[1:] for record in world.train] == [(2, 1), (11, 3)]
-    assert [record[1:] for record in world.gallery] == [(-1, 1), (0, 6), (7, 1), (7, 2)]
+    assert places(world.train) == [(2, 1), (11, 3)]
+    assert places(world.gallery) == [(-1, 1), (0, 6), (7, 1), (7, 2)]
     assert world.load(world.query[0]).size == (64, 128)
     assert (world.attribute_names, world.labels) == ((), {})
 
@@ -162,6 +213,22 @@ def test_folders_that_are_not_market(market, tmp_path):
     (market / "query").rmdir()
     with pytest.raises(InputError, match=r"no folder .*query"):
         Market1501(market)
+
+
+def test_hidden_files_are_no_images(market):
+    (market / "query" / "._0007_c1s1_000001_00.jpg").write_bytes(b"of macOS")
+    assert len(Market1501(market).query) == 1
+
+
+def test_people_to_train_on_are_in_no_other_split(market):
+    noise().save(market / "bounding_box_train" / "0007_c4s1_000001_00.jpg")
+    with pytest.raises(InputError, match=r"1 training identities in .*first .*0007_c4s1"):
+        Market1501(market)
+
+
+def test_a_query_needs_no_match(market):
+    noise().save(market / "query" / "0099_c4s1_000001_00.jpg")
+    assert places(Market1501(market).query) == [(7, 1), (99, 4)]
 
 
 def attribute_file(path, **parts):
@@ -225,3 +292,340 @@ def test_the_real_market(market_root):
     assert {value for row in world.labels.values() for value in row} == {1, 2}
     table = np.stack([world.labels[record.identity] for record in world.train])
     assert table.shape == (12936, 26)
+
+
+# DukeMTMC-reID
+
+
+DUKE_FILES = {
+    "bounding_box_train": ["0001_c2_f0046182.jpg", "0370_c8_f0099999.jpg"],
+    "query": ["0005_c2_f0046985.jpg"],
+    "bounding_box_test": ["0005_c5_f0051981.jpg", "7139_c2_f0158815.jpg"],
+}
+
+
+def test_duke_records(tmp_path):
+    world = DukeMTMCreID(write(tmp_path, DUKE_FILES))
+    assert world.train[0] == Record(
+        tmp_path / "bounding_box_train" / "0001_c2_f0046182.jpg", identity=1, camera=2
+    )
+    assert places(world.train) == [(1, 2), (370, 8)]
+    assert places(world.query) == [(5, 2)]
+    assert places(world.gallery) == [(5, 5), (7139, 2)]
+    assert world.load(world.gallery[1]).size == (64, 128)
+    assert (world.attribute_names, world.labels) == ((), {})
+
+
+def test_each_layout_refuses_the_names_of_another(tmp_path):
+    market = write(tmp_path / "market", FILES)
+    duke = write(tmp_path / "duke", DUKE_FILES)
+    with pytest.raises(InputError, match=r"0002_c1s1_000451_03\.jpg .*dukemtmc .*_f0046985\.jpg"):
+        DukeMTMCreID(market)
+    with pytest.raises(InputError, match=r"0001_c2_f0046182\.jpg .*market1501 .*_000451_03\.jpg"):
+        Market1501(duke)
+
+
+@pytest.mark.real_data
+def test_the_real_attributes_of_duke(tmp_path):
+    labels = present(SHARED / "data" / "DukeMTMC-reID" / "attribute" / "duke_attribute.mat")
+    write(tmp_path, DUKE_FILES)
+    (tmp_path / "attribute").mkdir()
+    shutil.copy(labels, tmp_path / "attribute")
+    world = DukeMTMCreID(tmp_path)
+    assert list(world.attribute_names) == DUKE_ATTRIBUTES
+    assert len(world.labels) == 702 + 1110
+    unknown = {
+        (identity, world.attribute_names[k])
+        for identity, row in world.labels.items()
+        for k in np.flatnonzero(row == 0)
+    }
+    assert unknown == {(370, "top"), (679, "top")}
+    assert {value for row in world.labels.values() for value in row} == {0, 1, 2}
+    assert world.labels[world.train[1].identity].shape == (23,)
+
+
+# CUHK03
+
+
+CUHK_FILES = {
+    "labeled/bounding_box_train": ["0001_c1_1.png", "0002_c2_10.png"],
+    "labeled/query": ["0003_c1_21.png"],
+    "labeled/bounding_box_test": ["0003_c2_26.png", "0003_c1_22.png"],
+    "detected/bounding_box_train": ["0001_c2_6.png"],
+    "detected/query": ["0004_c2_7.png"],
+    "detected/bounding_box_test": ["0004_c1_2.png"],
+}
+
+
+def test_cuhk03_records_of_both_kinds_of_boxes(tmp_path):
+    labeled = CUHK03(write(tmp_path, CUHK_FILES))
+    query = tmp_path / "labeled" / "query" / "0003_c1_21.png"
+    assert labeled.query == (Record(query, 3, 1),)
+    assert places(labeled.train) == [(1, 1), (2, 2)]
+    assert places(labeled.gallery) == [(3, 1), (3, 2)]
+    assert labeled.load(labeled.query[0]).size == (64, 128)
+    assert (labeled.attribute_names, labeled.labels) == ((), {})
+    detected = CUHK03(tmp_path, boxes="detected")
+    splits = (detected.train, detected.query, detected.gallery)
+    assert [places(split) for split in splits] == [[(1, 2)], [(4, 2)], [(4, 1)]]
+    assert (labeled.name, detected.name) == ("cuhk03", "cuhk03_detected")
+    assert (labeled.boxes, detected.boxes) == ("labeled", "detected")
+
+
+def test_cuhk03_needs_the_boxes_that_were_asked_for(tmp_path):
+    write(tmp_path, {key: CUHK_FILES[key] for key in CUHK_FILES if key.startswith("labeled")})
+    assert len(CUHK03(tmp_path).train) == 2
+    with pytest.raises(InputError, match=r"no folder .*detected.bounding_box_train"):
+        CUHK03(tmp_path, "detected")
+    with pytest.raises(InputError, match="boxes: got 'drawn'"):
+        CUHK03(tmp_path, "drawn")
+
+
+@given(identity=st.integers(0, 9999), camera=st.integers(1, 20), frame=st.integers(0, 9999999))
+def test_names_are_read_as_they_were_written(identity, camera, frame):
+    names = {
+        Market1501: f"{identity:04d}_c{camera}s2_{frame:06d}_{frame % 100:02d}.jpg",
+        DukeMTMCreID: f"{identity:04d}_c{camera}_f{frame:07d}.jpg",
+        CUHK03: f"{identity:04d}_c{camera}_{frame}.png",
+    }
+    for kind, name in names.items():
+        found = {other: re.fullmatch(other.name_pattern, name) for other in names}
+        assert [int(group) for group in found.pop(kind).groups()] == [identity, camera]
+        assert not any(found.values())
+
+
+# A folder of one's own
+
+
+SHOP = {
+    "chair": ["front.jpg", "side.JPG"],
+    "lamp": ["on.png", "off.jpeg", "far.webp"],
+    "sofa": ["only.bmp"],
+}
+
+
+def test_photographs_without_cameras_are_query_and_gallery(tmp_path):
+    shop = FolderDataset(write(tmp_path, SHOP))
+    assert shop.query == shop.gallery
+    assert len(shop.train) == 0
+    assert shop.identity_names == {1: "chair", 2: "lamp", 3: "sofa"}
+    files = ["chair/front.jpg", "chair/side.JPG"]
+    files += ["lamp/far.webp", "lamp/off.jpeg", "lamp/on.png", "sofa/only.bmp"]
+    assert shop.query == tuple(
+        Record(tmp_path / file, identity, camera)
+        for camera, (file, identity) in enumerate(zip(files, [1, 1, 2, 2, 2, 3], strict=True), 1)
+    )
+    assert shop.load(shop.query[5]).size == (64, 128)
+    assert (shop.name, shop.attribute_names, shop.labels) == ("folder", (), {})
+
+
+def embedded(records):
+    columns = torch.tensor(places(records)).T
+    generator = torch.Generator().manual_seed(0)
+    return Embedded(torch.randn(len(records), 4, generator=generator), columns[0], columns[1])
+
+
+def test_each_finds_all_others_of_its_identity_but_not_itself(tmp_path):
+    shop = FolderDataset(write(tmp_path, SHOP))
+    ranks = match_ranks(embedded(shop.query), embedded(shop.gallery))
+    assert [len(row) for row in ranks] == [1, 1, 2, 2, 2, 0]
+
+
+CAMERAS_IN_NAMES = {
+    "0002_c1s1_000451_03": "1",
+    "0005_c2_f0046985": "2",
+    "0001_c12_1": "12",
+    "c3": "3",
+    "walk-C4-7": "4",
+    "cam5.front": "5",
+    "hall camera6": "6",
+    "c7_c8": "7",
+}
+
+
+def test_cameras_in_the_names(tmp_path):
+    people = {"bob": [f"{stem}.jpg" for stem in CAMERAS_IN_NAMES], "-1": ["c01.jpg"]}
+    world = FolderDataset(write(tmp_path, people))
+    assert world.identity_names == {1: "-1", 2: "bob"}
+    found = {record.path.stem: record.camera for record in world.query}
+    assert found == {"c01": 1} | {stem: int(n) for stem, n in CAMERAS_IN_NAMES.items()}
+
+
+@pytest.mark.parametrize(
+    "stem", ["pic3", "abc3", "c3d", "c", "scam3", "cc3", "c3s", "3c", "dec2024"]
+)
+def test_names_without_a_camera(stem, tmp_path):
+    world = FolderDataset(write(tmp_path, {"b": [f"{stem}.jpg"], "a": ["x.jpg"]}))
+    assert places(world.query) == [(1, 1), (2, 2)]
+    noise().save(tmp_path / "a" / "y_c9.jpg")
+    with pytest.raises(InputError, match=r"root: got no camera in the name of .*x\.jpg, .*images"):
+        FolderDataset(tmp_path)
+
+
+def test_cameras_by_a_pattern_of_ones_own(tmp_path):
+    write(tmp_path, {"anna": ["door-1.jpg", "till-1.jpg"], "bob": ["till-2.jpg"]})
+    world = FolderDataset(tmp_path, camera_pattern="^([a-z]+)-")
+    assert places(world.query) == [(1, 1), (1, 2), (2, 2)]
+    assert world.camera_names == {1: "door", 2: "till"}
+    everyone = FolderDataset(tmp_path, camera_pattern="(.+)")
+    assert places(everyone.query) == [(1, 1), (1, 2), (2, 3)]
+    with pytest.raises(InputError, match=r"no camera in the name of .*anna.door-1\.jpg"):
+        FolderDataset(tmp_path, camera_pattern="shot([0-9])")
+    with pytest.raises(InputError, match=r"camera_pattern: got \(\[ \("):
+        FolderDataset(tmp_path, camera_pattern="([")
+    with pytest.raises(InputError, match=r"camera_pattern: got till, expected a group"):
+        FolderDataset(tmp_path, camera_pattern="till")
+
+
+TREE = {
+    "train/anna": ["1.jpg", "2.jpg"],
+    "test/bob": ["1.jpg", "2.jpg", "3.jpg"],
+    "test/carl": ["1.jpg"],
+}
+
+
+def table(root, *lines, name="images.csv", encoding="utf-8"):
+    (root / name).write_text("\n".join(lines), encoding=encoding)
+    return root / name
+
+
+def test_cameras_and_splits_from_a_table(tmp_path):
+    write(tmp_path, TREE)
+    table(
+        tmp_path,
+        "split,path,camera",
+        "query,test/bob/2.jpg,7",
+        "gallery,test/bob/1.jpg,10",
+        "",
+        'gallery, "test/carl/1.jpg", 7',
+        "train,train/anna/1.jpg,7",
+        encoding="utf-8-sig",
+    )
+    world = FolderDataset(tmp_path)
+    assert world.query == (Record(tmp_path / "test" / "bob" / "2.jpg", 2, 7),)
+    assert places(world.gallery) == [(2, 10), (3, 7)]
+    assert places(world.train) == [(1, 7)]
+    assert world.identity_names == {1: "anna", 2: "bob", 3: "carl"}
+
+
+def test_columns_that_are_left_out(tmp_path):
+    write(tmp_path, TREE)
+    paths = ["test/bob/1.jpg", "test/bob/2.jpg", "test/carl/1.jpg"]
+    only = table(tmp_path, "path", *paths, name="only.csv")
+    world = FolderDataset(tmp_path, table=only)
+    assert places(world.query) == places(world.gallery) == [(1, 1), (1, 2), (2, 3)]
+    named = table(
+        tmp_path, "path,camera", *(f"{p},{c}" for p, c in zip(paths, "bab", strict=True)), name="n"
+    )
+    world = FolderDataset(tmp_path, table=str(named))
+    assert places(world.query) == places(world.gallery) == [(1, 2), (1, 1), (2, 2)]
+    assert world.camera_names == {1: "a", 2: "b"}
+    split = table(
+        tmp_path, "path,split", *(f"{p},test" for p in paths), "train/anna/2.jpg,train", name="s"
+    )
+    world = FolderDataset(tmp_path, table=split)
+    assert places(world.query) == places(world.gallery) == [(2, 1), (2, 2), (3, 3)]
+    assert places(world.train) == [(1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "columns none in .*images.csv"),
+        (["camera", "1"], "columns camera in"),
+        (["path,colour", "test/bob/1.jpg,red"], "columns path, colour in"),
+        (["path,camera,camera", "test/bob/1.jpg,1,2"], "columns path, camera, camera in"),
+        (["path;camera", "test/bob/1.jpg;1"], "columns path;camera in .*with commas"),
+        (["path"], "no query image in"),
+        (["path,camera", "test/bob/9.jpg,1"], "no file .*9.jpg, line 2 of .*images.csv"),
+        (["path,camera", "test/bob/1.jpg,1", "test/bob,2"], "no file .*bob, line 3"),
+        (["path,camera", "test/bob/1.jpg"], "got line 2 .*one value for each column"),
+        (["path,camera", "test/bob/1.jpg,1,2"], "got line 2 .*one value for each column"),
+        (["path,camera", "test/bob/1.jpg,"], "no camera, line 2"),
+        (["path", "images.csv"], "images.csv, line 2 .*anna/1.jpg"),
+        (["path", "test/bob/1.jpg", "test/bob/1.jpg"], "bob.1.jpg twice"),
+        (["path,split", "test/bob/1.jpg,probe"], "split 'probe', line 2 .*one of train, query"),
+        (["path,split", "test/bob/1.jpg,query"], "no gallery image in"),
+        (["path,split", "test/bob/1.jpg,train"], "no query image in"),
+        (["path,split", "test/bob/1.jpg,train", "test/bob/2.jpg,test"], "1 training identities"),
+        (["path,camera", '"test/bob/1.jpg,1'], "images.csv .unexpected end of data"),
+    ],
+)
+def test_tables_that_are_wrong(lines, message, tmp_path):
+    write(tmp_path, TREE)
+    table(tmp_path, *lines)
+    with pytest.raises(InputError, match=message):
+        FolderDataset(tmp_path)
+
+
+def test_tables_that_cannot_be_read(tmp_path):
+    write(tmp_path, TREE)
+    with pytest.raises(InputError, match=r"table: got .*none\.csv \("):
+        FolderDataset(tmp_path, table=tmp_path / "none.csv")
+    latin = table(tmp_path, "path", "test/bö/1.jpg", name="latin.csv", encoding="latin-1")
+    with pytest.raises(InputError, match=r"table: got .*latin\.csv .*UTF-8"):
+        FolderDataset(tmp_path, table=latin)
+
+
+def test_folders_without_photographs(tmp_path):
+    with pytest.raises(InputError, match=r"root: got no folder .*none"):
+        FolderDataset(tmp_path / "none")
+    with pytest.raises(InputError, match=r"root: got no folder in"):
+        FolderDataset(tmp_path)
+    (tmp_path / ".cache").mkdir()
+    write(tmp_path, {"anna": ["1.jpg"], "bob": []})
+    with pytest.raises(InputError, match=r"root: got no image in .*bob, expected images"):
+        FolderDataset(tmp_path)
+    noise().save(tmp_path / "bob" / "1.png")
+    assert len(FolderDataset(tmp_path).query) == 2
+
+
+PEOPLE = st.dictionaries(
+    st.text("aB0-é ", min_size=1, max_size=6).filter(lambda name: name.strip() == name),
+    st.lists(st.integers(1, 30), min_size=1, max_size=4, unique=True),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(people=PEOPLE)
+def test_any_names_and_cameras_come_back(people, tmp_path_factory):
+    root = tmp_path_factory.mktemp("people")
+    for name, cameras in people.items():
+        (root / name).mkdir()
+        for camera in cameras:
+            (root / name / f"x_c{camera}_y.png").write_bytes(b"not opened")
+    world = FolderDataset(root)
+    assert sorted(world.identity_names) == list(range(1, len(people) + 1))
+    found = [(world.identity_names[r.identity], r.camera) for r in world.gallery]
+    assert Counter(found) == Counter((name, c) for name in people for c in people[name])
+
+
+# By name
+
+
+def test_every_data_set_by_its_name(tmp_path):
+    layouts = {
+        "market1501": FILES,
+        "dukemtmc": DUKE_FILES,
+        "cuhk03": CUHK_FILES,
+        "cuhk03_detected": CUHK_FILES,
+        "folder": SHOP,
+    }
+    for name, files in layouts.items():
+        world = open_dataset(name, write(tmp_path / name, files))
+        assert world.name == name
+        assert world.query[0].path.is_relative_to(tmp_path / name)
+        with pytest.raises(InputError, match=f"root: got nothing, expected the folder of {name}"):
+            open_dataset(name)
+    world = open_dataset("synthetic")
+    assert isinstance(world, SyntheticReID)
+    assert world.name == "synthetic"
+    assert set(DATASET_NAMES) == {"synthetic", *layouts}
+
+
+def test_names_and_roots_that_open_nothing(tmp_path):
+    with pytest.raises(InputError, match="name: got 'market', expected one of 'synthetic', 'mark"):
+        open_dataset("market", tmp_path)
+    with pytest.raises(InputError, match="root: got .*, expected none"):
+        open_dataset("synthetic", tmp_path)

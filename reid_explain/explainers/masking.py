@@ -6,40 +6,16 @@ from typing import Any
 import torch
 from captum.attr import PerturbationAttribution
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur
 from tqdm.auto import tqdm
 
 from reid_explain.checks import check_at_least, check_images, described
 from reid_explain.errors import InputError
-from reid_explain.explainers.base import (
-    Explainer,
-    Images,
-    at_least_float32,
-    only_tensor,
-    rows_of,
-)
+from reid_explain.explainers.base import Explainer, Images, only_tensor, rows_of
 from reid_explain.explainers.layout import upsample
+from reid_explain.fills import blurred, unit_range
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 """Results (n, D) and the images (n,) that they belong to -> scores (n,)."""
-
-
-def blurred(images: Tensor, kernel_size: int = 51, sigma: float = 50.0) -> Tensor:
-    """Return images (B, C, H, W) under a Gaussian blur: the papers' baseline.
-
-    The kernel shrinks to the largest odd size that reflect padding allows, ``2 min(H, W) - 1``.
-    Source: FAM, section 4.1.
-    """
-    kernel_size = min(kernel_size, 2 * min(images.shape[-2:]) - 1)
-    blurry: Tensor = gaussian_blur(at_least_float32(images), [kernel_size] * 2, [sigma] * 2)
-    return blurry.to(images.dtype)
-
-
-def unit_range(maps: Tensor) -> Tensor:
-    """Return maps (..., H, W) stretched to [0, 1], each by itself; a constant map becomes 0."""
-    low = maps.amin(dim=(-2, -1), keepdim=True)
-    span = maps.amax(dim=(-2, -1), keepdim=True) - low
-    return (maps - low) / span.where(span > 0, torch.ones_like(span))
 
 
 class MaskingExplainer(Explainer, PerturbationAttribution):

@@ -64,7 +64,7 @@ def match_ranks(
     Raises:
         InputError: shapes disagree, an embedding is not finite or, for cosine, zero.
     """
-    _check(query, gallery, metric)
+    check_embedded(query, gallery, metric)
     scale = _range(query.embeddings, gallery.embeddings, metric)
     ranks: list[Tensor] = []
     for start in range(0, len(query.embeddings), query_block):
@@ -146,7 +146,7 @@ def _precisions(ranks: Tensor, interpolation: str) -> Tensor:
 def _block_ranks(
     query: Embedded, gallery: Embedded, metric: str, scale: float, gallery_block: int
 ) -> list[Tensor]:
-    matches = [_match_indices(i, c, gallery) for i, c in zip(*query[1:], strict=True)]
+    matches = [match_indices(i, c, gallery) for i, c in zip(*query[1:], strict=True)]
     width = max(map(len, matches))
     if width == 0:
         return matches
@@ -162,7 +162,14 @@ def _block_ranks(
     return [row[: len(indices)] for row, indices in zip(ranks, matches, strict=True)]
 
 
-def _match_indices(identity: Tensor, camera: Tensor, gallery: Embedded) -> Tensor:
+def match_indices(identity: Tensor, camera: Tensor, gallery: Embedded) -> Tensor:
+    """Return the rows (K,) of the gallery that match one query: its identity, another camera.
+
+    Args:
+        identity: of the query, (); junk and distractors match nothing.
+        camera: of the query, ().
+        gallery: embeddings (G, D), identities and cameras (G,).
+    """
     if identity in (JUNK_IDENTITY, DISTRACTOR_IDENTITY):
         return torch.zeros(0, dtype=torch.int64, device=identity.device)
     found = (gallery.identities == identity) & (gallery.cameras != camera)
@@ -205,7 +212,8 @@ def _range(query: Tensor, gallery: Tensor, metric: str) -> float:
     return sum(norms) ** 2 or 1.0
 
 
-def _check(query: Embedded, gallery: Embedded, metric: str) -> None:
+def check_embedded(query: Embedded, gallery: Embedded, metric: str) -> None:
+    """Raise unless shapes agree and embeddings are finite and, for cosine, not zero."""
     check_choice("metric", metric, METRICS)
     width = query.embeddings.shape[-1]
     for name, part in (("query", query), ("gallery", gallery)):

@@ -65,7 +65,7 @@ class SyntheticReID:
         test_identities: int = 100,
         images_per_camera: int = 2,
         distractors: int = 200,
-        severity: float = 1.0,
+        severity: float = 1.5,
     ) -> None:
         _check("seed", seed, 0, 2**32 - 1)
         _check("train_identities", train_identities, 0, 9999)

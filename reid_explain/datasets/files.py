@@ -1,0 +1,121 @@
+"""What data sets of image files have in common."""
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from reid_explain.datasets.attributes import IdentityAttributes, read_attributes
+from reid_explain.datasets.images import load_image
+from reid_explain.datasets.records import Record
+from reid_explain.errors import InputError
+
+NO_ATTRIBUTES = IdentityAttributes((), {})
+
+
+class FileDataset:
+    """Records of image files, a ``ReIDDataset``; a subclass has a ``name`` and finds the records.
+
+    Args:
+        train: records to train on.
+        query: records to search for.
+        gallery: records to search in.
+        attributes: ``attribute_names`` and ``labels[identity]``, empty where there are none.
+
+    Raises:
+        InputError: an identity of ``train`` is in another split too.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        train: Sequence[Record],
+        query: Sequence[Record],
+        gallery: Sequence[Record],
+        attributes: IdentityAttributes = NO_ATTRIBUTES,
+    ) -> None:
+        _check_disjoint(train, [*query, *gallery])
+        self.train: Sequence[Record] = train
+        self.query: Sequence[Record] = query
+        self.gallery: Sequence[Record] = gallery
+        self.attribute_names = attributes.names
+        self.labels = attributes.labels
+
+    def load(self, record: Record) -> Image.Image:
+        """Return the RGB image of one record, in its own size.
+
+        Raises:
+            InputError: the file is absent, truncated or no image.
+        """
+        return load_image(record.path)
+
+
+class ThreeFolderDataset(FileDataset):
+    """A data set laid out as Market-1501 is: three folders, identity and camera in the file names.
+
+    A subclass states ``name``, the form of its file names and, if there is one, its attribute
+    file. Identity -1 is junk, identity 0 a distractor.
+
+    Args:
+        root: the folder with ``bounding_box_train``, ``query`` and ``bounding_box_test``.
+
+    Raises:
+        InputError: a folder is missing, holds no image, or has a name of another form; a training
+            identity is in another split too; or the attribute file is unreadable.
+    """
+
+    #: The whole file name; group 1 is the identity, group 2 the camera.
+    name_pattern: str
+    name_example: str
+    attribute_file: str | None = None
+
+    def __init__(self, root: str | Path) -> None:
+        root = Path(root)
+        train, query, gallery = (
+            self._read(root / folder)
+            for folder in ("bounding_box_train", "query", "bounding_box_test")
+        )
+        labelled = root / "attribute" / (self.attribute_file or "")
+        attributes = read_attributes(labelled) if labelled.is_file() else NO_ATTRIBUTES
+        super().__init__(train, query, gallery, attributes)
+
+    def _read(self, folder: Path) -> tuple[Record, ...]:
+        expected = f"a folder of {self.name} with names like {self.name_example}"
+        if not folder.is_dir():
+            raise InputError("root", f"no folder {folder}", expected)
+        suffix = Path(self.name_example).suffix
+        records = []
+        for path in image_files(folder, [suffix]):
+            match = re.fullmatch(self.name_pattern, path.name)
+            if match is None:
+                raise InputError("root", f"{path.name} in {folder}", expected)
+            records.append(Record(path, int(match[1]), int(match[2])))
+        if not records:
+            raise InputError("root", f"no {suffix} file in {folder}", expected)
+        return tuple(records)
+
+
+def image_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Return the files of a folder with one of these suffixes (lower case), sorted by name.
+
+    Hidden files, such as the ``._`` twins that macOS leaves in archives, are no images.
+    """
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    )
+
+
+def _check_disjoint(train: Sequence[Record], test: Sequence[Record]) -> None:
+    tested = {record.identity for record in test}
+    shared = [record for record in train if record.identity in tested]
+    if shared:
+        count = len({record.identity for record in shared})
+        raise InputError(
+            "root",
+            f"{count} training identities in query or gallery too, first {shared[0].path}",
+            "train identities in no other split",
+        )

@@ -1,0 +1,189 @@
+"""Photographs of one's own: one folder per identity."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from reid_explain.datasets.files import FileDataset, image_files
+from reid_explain.datasets.records import Record
+from reid_explain.errors import InputError
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+TABLE = "images.csv"
+COLUMNS = ("path", "camera", "split")
+
+# c3, cam3 or camera3 between other characters than letters and digits; Market-1501's c3s1 too.
+CAMERA_PATTERN = r"(?i)(?<![^\W_])c(?:am(?:era)?)?(\d+)(?=s\d|[\W_]|$)"
+
+# What the values of the column "split" mean.
+SPLITS = {
+    "train": ("train",),
+    "query": ("query",),
+    "gallery": ("gallery",),
+    "test": ("query", "gallery"),
+}
+
+
+class FolderDataset(FileDataset):
+    """People, products or anything else: ``root/NAME/IMAGE``, one folder per identity.
+
+    Identities are 1 to n in the sorted order of the folders' names, and ``identity_names`` gives
+    the names back. No name means junk or a distractor. ``attribute_names`` and ``labels`` are
+    empty.
+
+    Splits. Without a table ``train`` is empty, and every image is query and gallery.
+
+    Cameras, from the table's column or else from the file names. Retrieval leaves out the gallery
+    images of the query's identity and camera, so the query itself is never its own match. Where no
+    name has a camera, each image is its own: every other image of the identity is then a match.
+    Cameras that are whole numbers keep them, others are 1 to n in sorted order; ``camera_names``
+    gives them back as they were written.
+
+    The table is a CSV file in UTF-8 with a header, and its rows are the data set: images that it
+    does not list are left out, and the folders may lie deeper, for the folder that holds the image
+    is the identity.
+
+    - ``path``: the image, relative to ``root``: ``anna/1.jpg``.
+    - ``camera``, optional: a number or a name.
+    - ``split``, optional: ``train``, ``query``, ``gallery``, or ``test`` for query and gallery
+      both, which is also what it means to have no such column.
+
+    Args:
+        root: the folder of the identities' folders.
+        table: the CSV file; by default ``images.csv`` in ``root`` if there is one.
+        camera_pattern: regular expression searched for in the file names without suffix; its
+            group 1 is the camera. By default ``c3``, ``cam3`` or ``camera3``, in either case, as
+            in ``1_c3_2.jpg`` and in Market-1501's names. ``"(.+)"`` makes every name a camera.
+
+    Raises:
+        InputError: a folder is missing or holds no image; some names have a camera and others
+            none (none at all is right by default only); the table is unreadable, has other
+            columns or values, lists no, the same, or an absent image; a training identity is in
+            another split too; or query and gallery are empty.
+    """
+
+    name = "folder"
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        table: str | Path | None = None,
+        camera_pattern: str | None = None,
+    ) -> None:
+        root = Path(root)
+        if not root.is_dir():
+            raise InputError("root", f"no folder {root}", "a folder with one folder per identity")
+        if table is None and not (root / TABLE).is_file():
+            photos = _photos_in_folders(root)
+        else:
+            photos = _photos_in_table(root, root / TABLE if table is None else Path(table))
+        if photos[0].camera is None:
+            photos = _with_cameras(photos, camera_pattern)
+        people = sorted({photo.identity for photo in photos})
+        identities = {name: number for number, name in enumerate(people, 1)}
+        cameras = _camera_numbers(str(photo.camera) for photo in photos)
+        records = [
+            (Record(photo.path, identities[photo.identity], cameras[str(photo.camera)]), photo)
+            for photo in photos
+        ]
+        train, query, gallery = (
+            tuple(record for record, photo in records if split in SPLITS[photo.split])
+            for split in ("train", "query", "gallery")
+        )
+        super().__init__(train, query, gallery)
+        self.identity_names = {number: name for name, number in identities.items()}
+        self.camera_names = {number: name for name, number in cameras.items()}
+
+
+class Photo(NamedTuple):
+    """One image before names have numbers."""
+
+    path: Path
+    camera: str | None = None
+    split: str = "test"
+
+    @property
+    def identity(self) -> str:
+        """The name of the folder that holds the image."""
+        return self.path.parent.name
+
+
+def _photos_in_folders(root: Path) -> list[Photo]:
+    folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
+    if not folders:
+        raise InputError("root", f"no folder in {root}", "one folder per identity")
+    photos = []
+    for folder in folders:
+        found = [Photo(path) for path in image_files(folder, IMAGE_SUFFIXES)]
+        if not found:
+            expected = f"images ({' '.join(IMAGE_SUFFIXES)}) in each identity's folder"
+            raise InputError("root", f"no image in {folder}", expected)
+        photos += found
+    return photos
+
+
+def _photos_in_table(root: Path, table: Path) -> list[Photo]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True, strict=True)
+            columns = list(reader.fieldnames or ())
+            rows = [(f"line {reader.line_num} of {table}", row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError("table", f"{table} ({error})", "a readable CSV file in UTF-8") from error
+    if "path" not in columns or len(set(columns)) < len(columns) or {*columns} - {*COLUMNS}:
+        got = f"columns {', '.join(columns) or 'none'} in {table}"
+        raise InputError("table", got, "path and, if wanted, camera and split, with commas")
+    photos = [_photo(root, row, where) for where, row in rows]
+    twice = [path for path, n in Counter(photo.path for photo in photos).items() if n > 1]
+    if twice:
+        raise InputError("table", f"{twice[0]} twice in {table}", "one row for each image")
+    for split in ("query", "gallery"):
+        if not any(split in SPLITS[photo.split] for photo in photos):
+            raise InputError("table", f"no {split} image in {table}", "at least one")
+    return photos
+
+
+def _photo(root: Path, row: dict[str, str], where: str) -> Photo:
+    if None in row or None in row.values():
+        raise InputError("table", where, "one value for each column")
+    photo = Photo(root / row["path"], row.get("camera"), row.get("split", "test"))
+    if not photo.path.is_file():
+        raise InputError("table", f"no file {photo.path}, {where}", "a path relative to root")
+    if photo.path.parent == root:
+        raise InputError("table", f"{row['path']}, {where}", "a path like anna/1.jpg")
+    if photo.camera == "":
+        raise InputError("table", f"no camera, {where}", "a number or a name")
+    if photo.split not in SPLITS:
+        raise InputError("table", f"split {photo.split!r}, {where}", f"one of {', '.join(SPLITS)}")
+    return photo
+
+
+def _with_cameras(photos: list[Photo], pattern: str | None) -> list[Photo]:
+    """Return the photographs with the cameras of their names; their own if no name has any."""
+    try:
+        form = re.compile(CAMERA_PATTERN if pattern is None else pattern)
+    except re.error as error:
+        raise InputError(
+            "camera_pattern", f"{pattern} ({error})", "a regular expression"
+        ) from error
+    if not form.groups:
+        raise InputError("camera_pattern", pattern, "a group that is the camera, as in c([0-9]+)")
+    matches = [(photo, form.search(photo.path.stem)) for photo in photos]
+    without = [photo for photo, match in matches if not (match and match[1])]
+    if pattern is None and len(without) == len(photos):
+        return [photo._replace(camera=str(photo.path)) for photo in photos]
+    if without:
+        expected = f"a camera in every name, or {TABLE} with the column camera"
+        raise InputError("root", f"no camera in the name of {without[0].path}", expected)
+    return [photo._replace(camera=match[1]) for photo, match in matches if match]
+
+
+def _camera_numbers(names: Iterable[str]) -> dict[str, int]:
+    distinct = sorted(set(names))
+    if all(re.fullmatch(r"\d{1,9}", name) for name in distinct):
+        return {name: int(name) for name in distinct}
+    return {name: number for number, name in enumerate(distinct, 1)}

@@ -1,0 +1,402 @@
+"""Does a map show what the embedding is made of: one value (or curve) per image or query.
+
+Source: Wu et al., FAM, CVPR 2022, section 4.2. Its three figures (AS Drop, AP Drop, AP Increase)
+do not control for the area that a map keeps; the same drops under ``top_area_masks`` do, best
+beside those of ``random_phase_maps``, controls of the same smoothness. A value that a query does
+not have is NaN: average with ``nanmean`` and report how many were left out.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from reid_explain.checks import (
+    check_at_least,
+    check_embeddings,
+    check_images,
+    check_nonzero,
+    described,
+)
+from reid_explain.errors import InputError
+from reid_explain.fills import unit_range
+from reid_explain.metrics.embedding import Embedded
+from reid_explain.metrics.retrieval import check_embedded, match_indices
+
+AREA_FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+"""The kept areas at which maps are compared."""
+
+TIE_SEED = 0
+
+
+def explanation_mask(
+    maps: Tensor, high: float = 0.6, low: float = 0.3, kept: float = 0.9
+) -> Tensor:
+    """Return the mask M (B, 1, H, W) of each map, in [0, 1].
+
+    With L the map stretched to [0, 1]: M is 1 where L >= ``high``, ``kept`` where
+    ``low`` <= L < ``high``, and 0 below. A constant map explains nothing: its mask is 0.
+
+    Args:
+        maps: (B, 1, H, W), at the size of the images.
+        high: From where on the image is kept, in [low, 1].
+        low: From where on the image is kept in part, in (0, high].
+        kept: That part, in [0, 1].
+
+    Raises:
+        InputError: If the maps do not fit or a setting is out of its range.
+
+    Source: FAM, equation 14.
+    """
+    if not 0 < low <= high <= 1:
+        raise InputError("low, high", (low, high), "0 < low <= high <= 1")
+    if not 0 <= kept <= 1:
+        raise InputError("kept", kept, "a share in [0, 1]")
+    maps = check_maps("maps", maps)
+    level = unit_range(maps.to(torch.promote_types(maps.dtype, torch.float32)))
+    return ((level >= high) + kept * ((level >= low) & (level < high))).to(maps.dtype)
+
+
+def top_area_masks(maps: Tensor, fractions: Sequence[float] = AREA_FRACTIONS) -> Tensor:
+    """Return for each map and fraction a the mask of its round(a H W) highest pixels.
+
+    Equal pixels come in the order of ``pixel_ranks``, so the areas are exact for every map.
+
+    Args:
+        maps: (B, 1, H, W), at the size of the images.
+        fractions: The F kept areas, in [0, 1].
+
+    Returns:
+        (B, F, 1, H, W), bool.
+
+    Raises:
+        InputError: If the maps do not fit or a fraction is out of its range.
+    """
+    if not fractions or not all(0 <= fraction <= 1 for fraction in fractions):
+        raise InputError("fractions", tuple(fractions), "shares in [0, 1], at least one")
+    ranks = pixel_ranks(maps)
+    counts = [round(fraction * ranks[0].numel()) for fraction in fractions]
+    return ranks[:, None] < torch.tensor(counts, device=ranks.device).view(-1, 1, 1, 1)
+
+
+def pixel_ranks(maps: Tensor) -> Tensor:
+    """Return the rank of each pixel in its map, (B, 1, H, W) int64; the highest has rank 0.
+
+    Equal pixels come in one fixed pseudo-random order over the image, the same for every map of
+    that size: no side of the image comes first.
+
+    Raises:
+        InputError: If the maps are not (B, 1, H, W), floating point and finite.
+    """
+    maps = check_maps("maps", maps)
+    values = maps.flatten(1)
+    generator = torch.Generator().manual_seed(TIE_SEED)
+    order = torch.randperm(values.shape[1], generator=generator).to(values.device)
+    highest_first = order[values[:, order].argsort(dim=1, descending=True, stable=True)]
+    places = torch.arange(values.shape[1], device=values.device).expand_as(highest_first)
+    return torch.empty_like(highest_first).scatter_(1, highest_first, places).view(maps.shape)
+
+
+def random_phase_maps(maps: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Return a random map of the same smoothness as each map: its random-phase surrogate.
+
+    The amplitude of every spatial frequency is the map's own and its phase is random: mean,
+    variance and circular autocorrelation are the map's, and where things lie is chance. The
+    values tend to a Gaussian, which does not matter where only their order counts, as in
+    ``top_area_masks``. Take it at the layer's resolution and upsample it as the map itself.
+    A constant map comes back as it is.
+
+    Args:
+        maps: (B, 1, h, w).
+        seeds: One for each map, say the query's number: the phases depend on it and on the size
+            alone, so that maps of several methods meet the same chance.
+
+    Returns:
+        (B, 1, h, w).
+
+    Raises:
+        InputError: If the maps do not fit or the number of seeds differs from theirs.
+
+    Source: Theiler et al., Testing for nonlinearity in time series: the method of surrogate
+    data, Physica D 1992.
+    """
+    maps = check_maps("maps", maps)
+    if len(seeds) != len(maps):
+        raise InputError("seeds", f"{len(seeds)} seeds", f"one for each of {len(maps)} maps")
+    return torch.stack([_surrogate(row, seed) for row, seed in zip(maps, seeds, strict=True)])
+
+
+def _surrogate(map_: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(map_.shape, generator=generator, dtype=torch.float64)
+    phases = torch.fft.rfft2(noise.to(map_.device)).sgn()
+    phases[..., 0, 0] = 1
+    spectrum = torch.fft.rfft2(map_.double()) * phases
+    surrogate: Tensor = torch.fft.irfft2(spectrum, s=map_.shape[-2:])
+    return surrogate.to(map_.dtype)
+
+
+def composite(images: Tensor, masks: Tensor, fill: Tensor) -> Tensor:
+    """Return E = X∘M + B∘(1 − M), exactly X where M is 1 and exactly B where it is 0.
+
+    Args:
+        images: X, (B, C, H, W).
+        masks: M, (B, 1, H, W), bool or in [0, 1].
+        fill: B, (B, C, H, W), one of ``reid_explain.fills.FILLS``.
+
+    Raises:
+        InputError: If the shapes do not fit or an image is not finite.
+
+    Source: FAM, section 4.2.
+    """
+    images = _check_fit(images, "masks", masks, fill)
+    return torch.lerp(fill.to(images), images, masks.to(images))
+
+
+def _check_fit(images: Tensor, argument: str, masks: Tensor, fill: Tensor) -> Tensor:
+    """Return ``images`` if they are finite, with a mask (or map) and a fill for each."""
+    images = check_images("images", images)
+    if fill.shape != images.shape:
+        raise InputError("fill", described(fill), f"the shape of images, {tuple(images.shape)}")
+    expected = (len(images), 1, *images.shape[2:])
+    if masks.shape != expected:
+        raise InputError(argument, described(masks), f"one for each image, {expected}")
+    return images
+
+
+def kept_area(masks: Tensor) -> Tensor:
+    """Return the mean (B,) of each mask (B, 1, H, W), bool or in [0, 1]: the share it keeps."""
+    return masks.double().mean(dim=(1, 2, 3))
+
+
+def match_similarity(query: Embedded, gallery: Embedded) -> Tensor:
+    """Return each query's mean cosine with its matches, (Q,) float64; NaN without a match.
+
+    Matches are the gallery images of the query's identity from other cameras. FAM's sum over
+    them in place of the mean gives the same AS Drop: their number cancels. The mean of the
+    cosines is the cosine with the mean of the matches' directions, so the matches are looked up
+    once for each identity and camera, and the gallery is never copied.
+
+    Args:
+        query: embeddings (Q, D), identities and cameras (Q,).
+        gallery: embeddings (G, D), identities and cameras (G,).
+
+    Raises:
+        InputError: If shapes disagree or an embedding is zero, NaN or infinite.
+
+    Source: FAM, equation 15.
+    """
+    check_embedded(query, gallery, "cosine")
+    people = torch.stack([query.identities, query.cameras], dim=1)
+    distinct, member = torch.unique(people, dim=0, return_inverse=True)
+    matches = (match_indices(identity, camera, gallery) for identity, camera in distinct)
+    centres = torch.stack([_directions(gallery.embeddings[rows]).mean(dim=0) for rows in matches])
+    return (_directions(query.embeddings) * centres[member]).sum(dim=1)
+
+
+def _directions(embeddings: Tensor) -> Tensor:
+    precise = embeddings.double()
+    lengths: Tensor = precise.norm(dim=1, keepdim=True)
+    return precise / lengths
+
+
+def drop(original: Tensor, explained: Tensor, baseline: Tensor) -> Tensor:
+    r"""Return what share of a query's figure is lost with what its mask removes.
+
+    .. math:: \frac{\max(0, o - e)}{o - b}
+
+    AS Drop with ``match_similarity``, AP Drop with ``average_precision``. NaN where
+    :math:`o - b \le 0` (the fill does no harm, so there is nothing to lose) and where a figure
+    is NaN (no match).
+
+    Args:
+        original: o, (Q,), of the images.
+        explained: e, (Q,) of the masked images, or (Q, F) of several masks.
+        baseline: b, (Q,), of the fill alone.
+
+    Returns:
+        Shares from 0, of the shape of ``explained``; above 1 where the masked image is worse
+        than the fill.
+
+    Raises:
+        InputError: If the shapes differ.
+
+    Source: FAM, equations 15 and 16.
+    """
+    _check_figures(original, explained, baseline)
+    to_explained = (-1, *[1] * (explained.dim() - 1))
+    original, baseline = original.view(to_explained), baseline.view(to_explained)
+    share = (original - explained).clamp_min(0) / (original - baseline)
+    return share.where(original > baseline, torch.nan)
+
+
+def increase(original: Tensor, explained: Tensor) -> Tensor:
+    """Return 1 where the masked image retrieves better than the image, else 0; NaN for NaN.
+
+    Args:
+        original: Average precision (Q,) of the images.
+        explained: Average precision (Q,), or (Q, F), of the masked images.
+
+    Returns:
+        Of the shape and dtype of ``explained``.
+
+    Raises:
+        InputError: If the shapes differ.
+
+    Source: FAM, equation 17.
+    """
+    _check_figures(original, explained, original)
+    original = original.view(-1, *[1] * (explained.dim() - 1))
+    better = (explained > original).to(explained.dtype)
+    return better.where(~(original.isnan() | explained.isnan()), torch.nan)
+
+
+def area_matched_drop(original: Tensor, explained: Tensor, baseline: Tensor) -> Tensor:
+    """Return each query's mean drop (Q,) over F equal kept areas: the area under its curve.
+
+    The plain mean: each fraction weighs the same, whatever lies between it and the next. (The
+    fractions are denser where little is kept, and so is their weight; ``area_under_curve``
+    weighs by distance.)
+
+    Args:
+        original: (Q,), as for ``drop``.
+        explained: (Q, F), of the images under ``top_area_masks``.
+        baseline: (Q,), as for ``drop``.
+
+    Returns:
+        (Q,), NaN where ``drop`` is.
+
+    Raises:
+        InputError: If the shapes differ.
+    """
+    if explained.dim() != 2:
+        raise InputError("explained", described(explained), "(Q, F), one column per area")
+    return drop(original, explained, baseline).mean(dim=1)
+
+
+def _check_figures(original: Tensor, explained: Tensor, baseline: Tensor) -> None:
+    fits = original.shape == baseline.shape == explained.shape[:1] and explained.dim() in (1, 2)
+    if not fits:
+        shapes = [tuple(figure.shape) for figure in (original, explained, baseline)]
+        raise InputError("original, explained, baseline", shapes, "(Q,), (Q,) or (Q, F), (Q,)")
+
+
+def area_under_curve(fractions: Tensor, values: Tensor) -> Tensor:
+    """Return the area under curves (..., F) by the trapezoid rule, over the range of fractions.
+
+    So it is a mean height: a constant curve has its own value. Insertion and deletion scores.
+
+    Args:
+        fractions: (F,), ascending, F of at least 2.
+        values: (..., F).
+
+    Returns:
+        (...).
+
+    Raises:
+        InputError: If there is one point only, the lengths differ or the fractions descend.
+
+    Source: Petsiuk et al., RISE, BMVC 2018.
+    """
+    ascending = fractions.dim() == 1 and len(fractions) > 1 and bool((fractions.diff() > 0).all())
+    if not ascending or values.shape[-1:] != fractions.shape:
+        got = f"{described(fractions)} with values {described(values)}"
+        raise InputError("fractions", got, "ascending (F,), F of at least 2, values (..., F)")
+    return torch.trapezoid(values, fractions.to(values), dim=-1) / (fractions[-1] - fractions[0])
+
+
+def insertion_curve(
+    forward_func: Callable[[Tensor], Tensor],
+    images: Tensor,
+    maps: Tensor,
+    fill: Tensor,
+    steps: int = 32,
+    batch_size: int = 32,
+) -> Tensor:
+    """Return how each image's embedding appears as its highest pixels come into the fill.
+
+    The value at i is cos(f(E_i), f(X)), with E_i the fill and the i / ``steps`` highest pixels
+    of the image: the higher its area (``area_under_curve``), the better the map.
+
+    Args:
+        forward_func: images (B, C, H, W) to embeddings (B, D); a model belongs in eval mode.
+        images: X, (B, C, H, W).
+        maps: (B, 1, H, W); equal pixels in the order of ``pixel_ranks``.
+        fill: (B, C, H, W), one of ``reid_explain.fills.FILLS``.
+        steps: Pixels come in so many equal parts.
+        batch_size: The most images in one forward pass; it bounds the memory.
+
+    Returns:
+        (B, steps + 1) float64 in [-1, 1], at fractions 0, 1/steps, ..., 1; a partial image whose
+        embedding is zero has cosine 0.
+
+    Raises:
+        InputError: If shapes do not fit, a value is NaN or infinite, or an image's embedding is
+            zero.
+
+    Source: Petsiuk et al., RISE, BMVC 2018, with the cosine in the place of the class
+    probability.
+    """
+    return _similarity_curve(forward_func, images, maps, fill, steps, batch_size, deleted=False)
+
+
+def deletion_curve(
+    forward_func: Callable[[Tensor], Tensor],
+    images: Tensor,
+    maps: Tensor,
+    fill: Tensor,
+    steps: int = 32,
+    batch_size: int = 32,
+) -> Tensor:
+    """Return how each image's embedding fades as the fill replaces its highest pixels.
+
+    The counterpart of ``insertion_curve``, with the same arguments, values and source: the
+    lower its area, the better the map.
+    """
+    return _similarity_curve(forward_func, images, maps, fill, steps, batch_size, deleted=True)
+
+
+def _similarity_curve(
+    forward_func: Callable[[Tensor], Tensor],
+    images: Tensor,
+    maps: Tensor,
+    fill: Tensor,
+    steps: int,
+    batch_size: int,
+    deleted: bool,
+) -> Tensor:
+    """Return cosines (B, steps + 1) as the highest pixels alone are kept, or ``deleted``."""
+    check_at_least("steps", steps, 1)
+    check_at_least("batch_size", batch_size, 1)
+    images = _check_fit(images, "maps", maps, fill)
+    ranks = pixel_ranks(maps)
+    counts = [round(step * ranks[0].numel() / steps) for step in range(steps + 1)]
+    pixels = torch.tensor(counts, device=ranks.device).repeat(len(images)).view(-1, 1, 1, 1)
+    rows = torch.arange(len(images), device=ranks.device).repeat_interleave(steps + 1)
+    starts = range(0, len(images), batch_size)
+    whole = torch.cat([_embed(forward_func, images[i : i + batch_size]) for i in starts])
+    check_nonzero("the result of forward_func", whole)
+    cosines = []
+    for start in range(0, len(rows), batch_size):
+        chunk = slice(start, start + batch_size)
+        row = rows[chunk]
+        masks = (ranks[row] < pixels[chunk]) != deleted
+        partial = _embed(forward_func, composite(images[row], masks, fill[row]))
+        tiny = torch.finfo(partial.dtype).tiny
+        cosines.append(cosine_similarity(partial, whole[row], eps=tiny))
+    return torch.cat(cosines).view(len(images), steps + 1)
+
+
+def _embed(forward_func: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    with torch.no_grad():
+        result = forward_func(images)
+    return check_embeddings("the result of forward_func", result, rows=len(images)).double()
+
+
+def check_maps(argument: str, maps: Tensor) -> Tensor:
+    """Return ``maps`` if they are (B, 1, H, W), floating point and finite."""
+    maps = check_images(argument, maps)
+    if maps.shape[1] != 1:
+        raise InputError(argument, described(maps), "maps (B, 1, H, W)")
+    return maps
