@@ -68,7 +68,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add_arguments(parser)
     add = parser.add_argument
     add("--methods", default=",".join(METHODS), help="names, separated by commas")
-    add("--pairs", type=int, default=4, help="counterfactual pairs for each attribute")
+    add("--pairs", type=int, default=2, help="counterfactual pairs for each attribute")
     add("--seed", type=int, default=0, help="of the choice of images")
     add("--output", type=Path, default=Path("outputs/localisation"))
     add("--resume", action="store_true", help="go on with the run in --output")

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+import torch
 from methods import Target
 from torch import nn
 
@@ -31,7 +32,7 @@ def open_target(settings: argparse.Namespace) -> Target:
     Raises:
         InputError: If a network other than the shipped one has no weights, or they do not fit.
     """
-    model = open_model(settings.model, settings.weights)
+    model = open_model(settings.model, settings.weights).to(memory_format=torch.channels_last)
     default = "conv5" if isinstance(model, OSNet) else "backbone.layer4"
     return Target(model.eval(), find_layer(model, settings.layer or default))
 
