@@ -25,8 +25,8 @@ from typing import NamedTuple
 
 import torch
 from faithfulness_report import CURVE_FIGURES, FIGURES, curve_figure, report
-from methods import METHODS, Method, Subject, Target
-from run_folder import Rows, claim
+from methods import FULL_IMAGE, METHODS, Method, Subject, Target
+from run_folder import Rows, claim, fixed_settings, image_name
 from safetensors.torch import load_file, save_file
 from targets import add_arguments, open_target
 from torch import Tensor, distributed
@@ -58,7 +58,6 @@ from reid_explain.metrics.faithfulness import (
 )
 from reid_explain.metrics.retrieval import average_precision, match_ranks
 
-FULL_IMAGE = "FullImage"
 NAMES = (*METHODS, FULL_IMAGE)
 SYNTHETIC_QUERIES = 40
 """Queries of a run without arguments: it stays under five minutes on two cores."""
@@ -145,13 +144,13 @@ def run(settings: argparse.Namespace, process: int, processes: int) -> None:
         scorer = Scorer(target, dataset, query, gallery, methods, embed, settings)
         mine = tqdm(chosen[process::processes], unit="query", disable=process > 0)
         for number in mine:
-            name = dataset.query[number].path.name
+            name = image_name(dataset.query[number], settings.root)
             if not all((name, method) in done for method in settings.methods):
                 for method, figures in scorer.score(number):
                     own.add((name, method), figures)
     wait_for_all(processes)
     if process == 0:
-        names = [dataset.query[number].path.name for number in chosen]
+        names = [image_name(dataset.query[number], settings.root) for number in chosen]
         rows = collected_rows(output, names, settings.methods)
         examples = [scorer.maps(number) for number in chosen[:3]]
         print(report(rows, ranks, fixed_settings(settings), examples, output))
@@ -171,13 +170,6 @@ def check_arguments(settings: argparse.Namespace) -> None:
         raise InputError(
             "--device", f"{settings.device} ({reason})", "a device that is here"
         ) from (error)
-
-
-def fixed_settings(settings: argparse.Namespace) -> dict[str, object]:
-    """Return what two runs must have in common to be one."""
-    free = ("output", "resume", "device", "root", "weights")
-    fixed = {name: value for name, value in vars(settings).items() if name not in free}
-    return fixed | {"weights": settings.weights and settings.weights.name}
 
 
 def mixed_precision(settings: argparse.Namespace) -> torch.autocast:

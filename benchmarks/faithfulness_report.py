@@ -1,28 +1,31 @@
 """What the rows of the faithfulness benchmark say: results, tables, figures."""
 
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import captum
 import numpy as np
 import torch
-import torchvision
 from matplotlib.figure import Figure
 from methods import CONTROLS
 from run_folder import Rows, write_json
+from tables import cell, layout, named, versions
 from torch import Tensor
 
-import reid_explain
 from reid_explain.datasets import denormalize
 from reid_explain.fills import FILLS
 from reid_explain.metrics.faithfulness import AREA_FRACTIONS
 from reid_explain.metrics.intervals import bootstrap_mean
 from reid_explain.metrics.retrieval import summarize
-from reid_explain.visualization import comparison_figure
+from reid_explain.visualization import overlay
 
 FIGURES = ("as_drop", "ap_drop", "ap_increase", "kept_area", "seconds")
+TITLES = {
+    "as_drop": "AS Drop",
+    "ap_drop": "AP Drop",
+    "ap_increase": "AP Increase",
+    "kept_area": "kept area",
+}
 DROPS = ("as_drop", "ap_drop")
 KINDS = ("method", "random")
 REFERENCE_CONTROL = "ActivationMean"
@@ -117,13 +120,7 @@ def summarise(rows: Rows, ranks: Sequence[Tensor], settings: dict[str, Any]) -> 
             }
             for method, own in columns.items()
         },
-        "versions": {
-            "reid_explain": reid_explain.__version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "captum": captum.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
     }
 
 
@@ -184,36 +181,12 @@ def beats(figures: dict[str, Any], lead: str) -> str:
     return {len(FILLS): "yes", 0: "no"}.get(won, f"{won} of {len(FILLS)} fills")
 
 
-def named(method: str) -> str:
-    """Return a method's name, marked if it is a control."""
-    return method + (" *" if method in (*CONTROLS, "FullImage") else "")
-
-
-def cell(value: dict[str, Any] | None) -> str:
-    """Return a mean with its interval."""
-    if value is None:
-        return "-"
-    low, high = value["interval"]
-    return f"{value['mean']:.1f} [{low:.1f}, {high:.1f}]"
-
-
-def layout(lines: Sequence[Sequence[str]]) -> str:
-    """Return lines of cells as columns."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = (
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
-        for line in lines
-    )
-    return "\n".join(line.rstrip() for line in padded)
-
-
 def paper_table(results: dict[str, Any]) -> str:
     """Return the paper's figures, the kept area beside them."""
     excluded, retrieval = results["excluded"], results["retrieval"]
-    lines = [["", "AS Drop", "AP Drop", "AP Increase", "kept area"]]
+    lines = [["", *TITLES.values()]]
     for method, figures in results["methods"].items():
-        names = ("as_drop", "ap_drop", "ap_increase", "kept_area")
-        lines.append([named(method), *(cell(figures[name]) for name in names)])
+        lines.append([named(method), *(cell(figures[name]) for name in TITLES)])
     for method, values in PUBLISHED.get(results["dataset"], {}).items():
         lines.append([f"{method}, published", *(f"{value:.1f}" for value in values), ""])
     notes = (
@@ -277,10 +250,10 @@ def seconds_table(results: dict[str, Any]) -> str:
 
 def draw_bars(methods: dict[str, Any]) -> Figure:
     """Draw the paper's figures and the kept area as bars with intervals."""
-    names = [name for name in ("as_drop", "ap_drop", "ap_increase", "kept_area")]
     figure = Figure(figsize=(12, 1.2 + 0.32 * len(methods)), layout="constrained")
     shown = list(methods)[::-1]
-    for axes, name in zip(figure.subplots(1, len(names), sharey=True), names, strict=True):
+    panels = figure.subplots(1, len(TITLES), sharey=True)
+    for axes, (name, title) in zip(panels, TITLES.items(), strict=True):
         values = [methods[method][name] for method in shown]
         means = [value["mean"] if value else 0 for value in values]
         bounds = [value["interval"] if value else [0, 0] for value in values]
@@ -288,11 +261,10 @@ def draw_bars(methods: dict[str, Any]) -> Figure:
             [mean - low for mean, (low, _) in zip(means, bounds, strict=True)],
             [high - mean for mean, (_, high) in zip(means, bounds, strict=True)],
         ]
-        colours = ["0.6" if method in (*CONTROLS, "FullImage") else "tab:blue" for method in shown]
+        colours = ["0.6" if method in CONTROLS else "tab:blue" for method in shown]
         axes.barh(range(len(shown)), means, xerr=spread, color=colours, ecolor="0.2")
         axes.set_yticks(range(len(shown)), shown)
-        axes.set(title=name.replace("_", " ").replace("as ", "AS ").replace("ap ", "AP "))
-        axes.set_xlabel("%")
+        axes.set(title=title, xlabel="%")
         axes.grid(axis="x", alpha=0.3)
     return figure
 
@@ -303,7 +275,7 @@ def draw_area(methods: dict[str, Any]) -> Figure:
     first, *others = figure.subplots(1, 1 + len(FILLS))
     for number, (method, figures) in enumerate(methods.items()):
         colour = f"C{number}" if number < 10 else "black"
-        marker = "s" if method in (*CONTROLS, "FullImage") else "o"
+        marker = "s" if method in CONTROLS else "o"
         if figures["as_drop"]:
             point = figures["kept_area"]["mean"], figures["as_drop"]["mean"]
             first.plot(*point, marker, color=colour, label=method)
@@ -327,7 +299,23 @@ def draw_examples(
     examples: Sequence[tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]],
 ) -> Figure:
     """Draw the maps of some queries, and below each what its explanation map keeps."""
-    images = torch.cat([denormalize(image) for image, _, _ in examples])
-    methods = examples[0][1]
-    maps = {name: torch.cat([found[name] for _, found, _ in examples]) for name in methods}
-    return comparison_figure(images, maps)
+    methods = list(examples[0][1])
+    shape = (2 * len(examples), 1 + len(methods))
+    figure = Figure(figsize=(1.1 * shape[1], 2.2 * shape[0]), layout="constrained")
+    panels = figure.subplots(*shape, squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for axes, title in zip(panels[0], ["query", *methods], strict=True):
+        axes.set_title(title, fontsize=8)
+    for row, (image, maps, kept) in enumerate(examples):
+        panels[2 * row, 0].imshow(picture(image))
+        for column, method in enumerate(methods, start=1):
+            over = overlay(denormalize(image)[0], maps[method][0])
+            panels[2 * row, column].imshow(over)
+            panels[2 * row + 1, column].imshow(picture(kept[method]))
+    return figure
+
+
+def picture(image: Tensor) -> np.ndarray:
+    """Return a normalised image (1, 3, H, W) as (H, W, 3) in [0, 1]."""
+    return denormalize(image)[0].permute(1, 2, 0).numpy()

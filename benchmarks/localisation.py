@@ -17,24 +17,22 @@ Output: a table on the screen, results.json, per_image.csv, localisation.png.
 """
 
 import argparse
-import platform
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import captum
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from methods import CONTROLS, METHODS, REFERENCE_BASED, Method, Subject
 from PIL import Image
-from run_folder import Rows, claim, write_json
+from run_folder import Rows, claim, fixed_settings, write_json
+from tables import cell, layout, named, versions
 from targets import add_arguments, open_target
 from torch import Tensor
 from tqdm.auto import tqdm
 
-import reid_explain
 from reid_explain import InputError
 from reid_explain.datasets.images import to_tensor
 from reid_explain.datasets.records import Record
@@ -115,13 +113,6 @@ def run(settings: argparse.Namespace) -> None:
     print(as_table(results))
 
 
-def fixed_settings(settings: argparse.Namespace) -> dict[str, object]:
-    """Return what two runs must have in common to be one."""
-    names = ("model", "weights", "layer", "methods", "pairs", "seed")
-    values = vars(settings)
-    return {n: str(v) if isinstance(v := values[n], Path) else v for n in names}
-
-
 def pairs(world: SyntheticReID, per_attribute: int, seed: int) -> Iterator[Pair]:
     """Yield query images with each attribute changed, where the change can be seen."""
     for number, attribute in enumerate(world.attribute_names):
@@ -198,12 +189,7 @@ def summarise(rows: Rows, settings: argparse.Namespace) -> dict:
         "pairs": len(own),
         "settings": fixed_settings(settings),
         "methods": methods,
-        "versions": {
-            "reid_explain": reid_explain.__version__,
-            "torch": torch.__version__,
-            "captum": captum.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
     }
 
 
@@ -223,26 +209,15 @@ def over_chance(rows: Sequence[dict[str, float]], figure: str) -> dict[str, floa
 
 def as_table(results: dict) -> str:
     """Return the results as text: mean and interval, with a mark where they beat chance."""
-    widths = [16, *[26] * len(FIGURES)]
     lines = [["in %", *(figure.replace("_", ": ") for figure in FIGURES)]]
     for name, figures in results["methods"].items():
-        cells = [name + (" (control)" if name in CONTROLS else "")]
-        for figure in FIGURES:
-            value = figures[figure]
-            low, high = value["interval"]
-            mark = "+" if value["lead_interval"][0] > 0 else " "
-            cells.append(f"{value['mean']:5.1f} [{low:5.1f}, {high:5.1f}]{mark}")
-        lines.append(cells)
+        marks = {f: "+" if figures[f]["lead_interval"][0] > 0 else "" for f in FIGURES}
+        lines.append([named(name), *(f"{cell(figures[f])}{marks[f]}" for f in FIGURES)])
     chances = next(iter(results["methods"].values()))
-    lines.append(["chance", *(f"{chances[figure]['chance']:5.1f}" for figure in FIGURES)])
-    widths[0] = max(len(line[0]) for line in lines) + 2
-    text = "\n".join(
-        "".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    lines.append(["chance", *(f"{chances[figure]['chance']:.1f}" for figure in FIGURES)])
     return (
-        f"{text}\n[95 % bootstrap interval over {results['pairs']} pairs]; "
-        "+ where the lead over chance, pair by pair, excludes 0"
+        f"{layout(lines)}\n[95 % bootstrap interval over {results['pairs']} pairs]; + where the "
+        "lead over chance, pair by pair, excludes 0; * control"
     )
 
 

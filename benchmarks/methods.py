@@ -78,5 +78,7 @@ METHODS: dict[str, Callable[[Target], Method]] = {
     "Random": lambda t: by_itself(Random(t.model, t.layer).attribute),
     "Centre": lambda t: by_itself(Centre(t.model, t.layer).attribute),
 }
-CONTROLS = ("ActivationMean", "Random", "Centre")
+FULL_IMAGE = "FullImage"
+"""The control that keeps everything; it has no map."""
+CONTROLS = ("ActivationMean", "Random", "Centre", FULL_IMAGE)
 REFERENCE_BASED = ("RAM", "CGRAM", "GradRAM")

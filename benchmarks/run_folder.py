@@ -1,14 +1,20 @@
 """The output folder of a benchmark: one run's settings, its rows as they come, its results."""
 
+import argparse
 import csv
 import io
 import json
+import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reid_explain import InputError
+from reid_explain.datasets import Record
+
+FREE_SETTINGS = ("output", "resume", "device")
+"""What may differ between a run and its continuation."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -21,6 +27,17 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def fixed_settings(settings: argparse.Namespace) -> dict[str, Any]:
+    """Return what two runs must have in common to be one, as JSON has it."""
+    fixed = {name: value for name, value in vars(settings).items() if name not in FREE_SETTINGS}
+    return {name: str(v) if isinstance(v, Path) else v for name, v in fixed.items()}
+
+
+def image_name(record: Record, root: Path | None) -> str:
+    """Return the path of an image in its data set: names alone may repeat."""
+    return os.path.relpath(record.path, root)
 
 
 def claim(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
@@ -79,12 +96,20 @@ class Rows:
         return csv_line([*cells, checksum(cells)])
 
     def _whole_rows(self, text: str) -> Iterator[tuple[tuple[str, ...], dict[str, float]]]:
-        for cells in csv.reader(io.StringIO(text)):
-            *values, last = cells or [""]
+        for line in text.split("\n"):
+            *values, last = cells_of(line)
             if len(values) == len(self.key) + len(self.figures) and last == checksum(values):
                 numbers = map(float, values[len(self.key) :])
                 figures = dict(zip(self.figures, numbers, strict=True))
                 yield tuple(values[: len(self.key)]), figures
+
+
+def cells_of(line: str) -> list[str]:
+    """Return the cells of one line of CSV; one empty cell if it is damaged."""
+    try:
+        return next(csv.reader([line]), [""]) or [""]
+    except csv.Error:
+        return [""]
 
 
 def csv_line(cells: Sequence[str]) -> str:

@@ -82,7 +82,7 @@ def test_the_figures_of_one_query_by_hand(files, whole):
     assert row["method"] == "GradFAM"
     data = Market1501(files / "market")
     model = load_trained(files / "model.json")
-    (query,) = (record for record in data.query if record.path.name == row["query"])
+    (query,) = (record for record in data.query if f"query/{record.path.name}" == row["query"])
 
     def embed(image):
         with torch.no_grad():
