@@ -9,13 +9,13 @@ from PIL import Image
 
 from reid_explain.models.osnet import osnet_x0_25
 
-EXPLAIN = Path(__file__).parents[1] / "examples" / "plot_explain_embedding.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(*arguments):
+def run(*arguments, example="plot_explain_embedding.py"):
     environment = {**os.environ, "MPLBACKEND": "Agg"}
     return subprocess.run(
-        [sys.executable, EXPLAIN, *map(str, arguments)],
+        [sys.executable, EXAMPLES / example, *map(str, arguments)],
         env=environment,
         capture_output=True,
         text=True,
@@ -48,6 +48,15 @@ def test_runs_without_files(tmp_path):
         "explanation.png",
         "explanation_ranks.png",
     }
+
+
+def test_draws_the_synthetic_world(tmp_path):
+    result = run("--output", tmp_path, example="plot_synthetic_world.py")
+    assert result.returncode == 0, result.stderr
+    width, height = size(tmp_path / "synthetic_sheet.png")
+    assert width > 8 * 100
+    assert height > 6 * 200
+    assert size(tmp_path / "synthetic_toggles.png")
 
 
 def test_draws_the_chosen_methods_for_own_files(files):
