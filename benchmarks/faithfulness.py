@@ -10,12 +10,12 @@ method also meets random maps of its own smoothness, at equal kept areas and und
 method that does not beat them has explained nothing, and the table says so.
 
 Output: tables on the screen, results.json, per_query.csv (one row per query and method), figures.
-A run that was interrupted goes on with --resume and ends with the same table.
+A run that was interrupted goes on with --resume and ends with the same table. Processes on several
+machines need one --output that all of them see.
 """
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,18 +24,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from command_line import add_dataset, benchmark_parser, check_methods, one_line_errors
 from faithfulness_report import CURVE_FIGURES, FIGURES, curve_figure, report
 from methods import FULL_IMAGE, METHODS, Method, Subject, Target
 from run_folder import Rows, claim, fixed_settings, image_name
 from safetensors.torch import load_file, save_file
-from targets import add_arguments, open_target
+from targets import open_target
 from torch import Tensor, distributed
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
 from reid_explain import InputError
 from reid_explain.datasets import open_dataset, to_tensor
-from reid_explain.datasets.catalogue import DATASET_NAMES, SYNTHETIC
+from reid_explain.datasets.catalogue import SYNTHETIC
 from reid_explain.datasets.records import (
     DISTRACTOR_IDENTITY,
     JUNK_IDENTITY,
@@ -68,35 +69,25 @@ Embed = Callable[[Tensor], Tensor]
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add_arguments(parser)
+    parser = benchmark_parser(__doc__, methods=NAMES)
+    add_dataset(parser)
     add = parser.add_argument
-    add("--dataset", choices=DATASET_NAMES, default=SYNTHETIC)
-    add("--root", type=Path, help="the data set's folder; synthetic has none")
-    add("--methods", default=",".join(NAMES), help="names, separated by commas")
     add("--queries", type=int, help=f"a random choice of so many; {SYNTHETIC_QUERIES} of synthetic")
-    add("--seed", type=int, default=0, help="of that choice and of the random maps")
     add("--precision", choices=("float32", "bfloat16"), default="float32")
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
-    add("--output", type=Path, default=Path("outputs/faithfulness"))
-    add("--resume", action="store_true", help="go on with the run in --output")
+    add("--device", default="cpu", help="cpu, cuda (one GPU per process), cuda:1, ...")
     settings = parser.parse_args(arguments)
-    settings.methods = settings.methods.split(",")
     if settings.queries is None and settings.dataset == SYNTHETIC:
         settings.queries = SYNTHETIC_QUERIES
+    if settings.device == "cuda" and "LOCAL_RANK" in os.environ:
+        settings.device = f"cuda:{os.environ['LOCAL_RANK']}"
     return settings
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the benchmark; a wrong input ends with one line that says what was wrong."""
+    """Run the benchmark."""
     settings = parse_arguments(arguments)
-    try:
-        with process_group() as (process, processes):
-            run(settings, process, processes)
-    except (InputError, OSError) as error:
-        sys.exit(f"faithfulness.py: {error}")
+    with one_line_errors("faithfulness.py"), process_group() as (process, processes):
+        run(settings, process, processes)
 
 
 @contextmanager
@@ -158,18 +149,14 @@ def run(settings: argparse.Namespace, process: int, processes: int) -> None:
 
 def check_arguments(settings: argparse.Namespace) -> None:
     """Raise unless methods, queries and device are there."""
-    unknown = sorted(set(settings.methods) - set(NAMES))
-    if unknown:
-        raise InputError("--methods", ", ".join(unknown), f"names among {', '.join(NAMES)}")
+    check_methods(settings.methods, NAMES)
     if settings.queries is not None and settings.queries < 1:
         raise InputError("--queries", settings.queries, "at least 1")
     try:
         torch.empty(0, device=settings.device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            "--device", f"{settings.device} ({reason})", "a device that is here"
-        ) from (error)
+        came = f"{settings.device} ({str(error).splitlines()[0]})"
+        raise InputError("--device", came, "a device that is here") from error
 
 
 def mixed_precision(settings: argparse.Namespace) -> torch.autocast:

@@ -17,19 +17,18 @@ Output: a table on the screen, results.json, per_image.csv, localisation.png.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from command_line import benchmark_parser, check_methods, one_line_errors
 from matplotlib.figure import Figure
 from methods import CONTROLS, METHODS, REFERENCE_BASED, Method, Subject
 from PIL import Image
 from run_folder import Rows, claim, fixed_settings, write_json
 from tables import cell, layout, named, versions
-from targets import add_arguments, open_target
+from targets import open_target
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -60,34 +59,20 @@ class Pair(NamedTuple):
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add_arguments(parser)
-    add = parser.add_argument
-    add("--methods", default=",".join(METHODS), help="names, separated by commas")
-    add("--pairs", type=int, default=2, help="counterfactual pairs for each attribute")
-    add("--seed", type=int, default=0, help="of the choice of images")
-    add("--output", type=Path, default=Path("outputs/localisation"))
-    add("--resume", action="store_true", help="go on with the run in --output")
-    settings = parser.parse_args(arguments)
-    settings.methods = settings.methods.split(",")
-    return settings
+    parser = benchmark_parser(__doc__, methods=list(METHODS))
+    parser.add_argument("--pairs", type=int, default=2, help="pairs for each attribute")
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the benchmark; a wrong input ends with one line that says what was wrong."""
-    try:
+    """Run the benchmark."""
+    with one_line_errors("localisation.py"):
         run(parse_arguments(arguments))
-    except InputError as error:
-        sys.exit(f"localisation.py: {error}")
 
 
 def run(settings: argparse.Namespace) -> None:
     """Score every method on every pair, row by row, and show what came out."""
-    unknown = sorted(set(settings.methods) - set(METHODS))
-    if unknown:
-        raise InputError("--methods", ", ".join(unknown), f"names among {', '.join(METHODS)}")
+    check_methods(settings.methods, list(METHODS))
     if settings.pairs < 1:
         raise InputError("--pairs", settings.pairs, "at least 1")
     target = open_target(settings)

@@ -27,27 +27,25 @@ that was interrupted goes on with --resume and ends with the same tables.
 
 import argparse
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from command_line import add_dataset, benchmark_parser, check_methods, one_line_errors
 from localisation import match_of
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from methods import CONTROLS, METHODS, Method, Subject, Target
 from run_folder import Rows, claim, fixed_settings, image_name, write_json
 from tables import cell, layout, named, versions
-from targets import add_arguments, open_target
+from targets import open_target
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from reid_explain import InputError
 from reid_explain.datasets import denormalize, open_dataset, to_tensor
-from reid_explain.datasets.catalogue import DATASET_NAMES, SYNTHETIC
 from reid_explain.datasets.records import DISTRACTOR_IDENTITY, JUNK_IDENTITY, ReIDDataset
 from reid_explain.metrics.intervals import bootstrap_mean
 from reid_explain.metrics.sanity import (
@@ -78,35 +76,18 @@ BAND_RESAMPLES = 200
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add_arguments(parser)
+    parser = benchmark_parser(__doc__, methods=DEFAULT_METHODS)
+    add_dataset(parser)
     add = parser.add_argument
-    add("--dataset", choices=DATASET_NAMES, default=SYNTHETIC)
-    add("--root", type=Path, help="the data set's folder; synthetic has none")
     add("--images", type=int, default=8, help="a random choice of so many queries")
-    slow = " and ".join(SCORE_BASED)
-    add(
-        "--methods",
-        default=",".join(DEFAULT_METHODS),
-        help=f"names, separated by commas; {slow} take a hundred times as long as others",
-    )
     add("--mode", choices=(*MODES, "both"), default="both")
-    add("--seed", type=int, default=0, help="of that choice and of the random weights")
-    add("--output", type=Path, default=Path("outputs/sanity"))
-    add("--resume", action="store_true", help="go on with the run in --output")
-    settings = parser.parse_args(arguments)
-    settings.methods = settings.methods.split(",")
-    return settings
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the benchmark; a wrong input ends with one line that says what was wrong."""
-    try:
+    """Run the benchmark."""
+    with one_line_errors("sanity.py"):
         run(parse_arguments(arguments))
-    except (InputError, OSError) as error:
-        sys.exit(f"sanity.py: {error}")
 
 
 def run(settings: argparse.Namespace) -> None:
@@ -134,9 +115,7 @@ def run(settings: argparse.Namespace) -> None:
 
 def check_arguments(settings: argparse.Namespace) -> None:
     """Raise unless the methods are known and there is an image to explain."""
-    unknown = sorted(set(settings.methods) - set(METHODS))
-    if unknown:
-        raise InputError("--methods", ", ".join(unknown), f"names among {', '.join(METHODS)}")
+    check_methods(settings.methods, list(METHODS))
     if settings.images < 1:
         raise InputError("--images", settings.images, "at least 1")
 

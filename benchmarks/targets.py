@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from command_line import SHIPPED
 from methods import Target
 from torch import nn
 
@@ -13,17 +14,6 @@ from reid_explain.models.build import MODEL_NAMES, build_model
 from reid_explain.models.checkpoints import load_checkpoint, read_state_dict
 from reid_explain.models.osnet import OSNet
 from reid_explain.models.pretrained import load_pretrained, load_trained
-
-SHIPPED = "synthetic"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --model, --weights and --layer."""
-    parser.add_argument("--model", choices=(SHIPPED, *MODEL_NAMES), default=SHIPPED)
-    parser.add_argument(
-        "--weights", type=Path, help="a checkpoint, or the .json card that train_target.py wrote"
-    )
-    parser.add_argument("--layer", help="dotted name, default: the last map of the model")
 
 
 def open_target(settings: argparse.Namespace) -> Target:

@@ -1,0 +1,65 @@
+"""What the command lines of the benchmarks have in common."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from reid_explain import InputError
+from reid_explain.datasets.catalogue import DATASET_NAMES, SYNTHETIC
+from reid_explain.models.build import MODEL_NAMES
+
+SHIPPED = "synthetic"
+"""The model that comes with the package."""
+
+
+def benchmark_parser(description: str, *, methods: Sequence[str]) -> argparse.ArgumentParser:
+    """Return a parser with the target, the methods and the run of a benchmark.
+
+    Args:
+        description: The benchmark's docstring; its first line is shown.
+        methods: Names that run by default.
+    """
+    parser = argparse.ArgumentParser(
+        description=description.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", choices=(SHIPPED, *MODEL_NAMES), default=SHIPPED)
+    add("--weights", type=Path, help="a checkpoint, or the .json card that train_target.py wrote")
+    add("--layer", help="dotted name, default: the last map of the model")
+    add(
+        "--methods",
+        type=lambda names: names.split(","),
+        default=",".join(methods),
+        help="names, separated by commas",
+    )
+    add("--seed", type=int, default=0, help="of every random choice")
+    add("--output", type=Path, default=Path("outputs", Path(sys.argv[0]).stem), help="a folder")
+    add("--resume", action="store_true", help="go on with the run in --output")
+    return parser
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    """Add --dataset and --root."""
+    parser.add_argument("--dataset", choices=DATASET_NAMES, default=SYNTHETIC)
+    parser.add_argument("--root", type=Path, help="the data set's folder; synthetic has none")
+
+
+def check_methods(methods: Sequence[str], known: Sequence[str]) -> None:
+    """Raise unless every method is known."""
+    unknown = sorted(set(methods) - set(known))
+    if unknown:
+        raise InputError("--methods", ", ".join(unknown), f"names among {', '.join(known)}")
+
+
+@contextmanager
+def one_line_errors(script: str) -> Iterator[None]:
+    """End the program with one line where an input is wrong or a file cannot be written."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        sys.exit(f"{script}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{script}: interrupted; the same command with --resume goes on")
