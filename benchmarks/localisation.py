@@ -109,7 +109,7 @@ def pairs(world: SyntheticReID, per_attribute: int, seed: int) -> Iterator[Pair]
             if match is None:
                 continue
             original, changed, region = world.counterfactual(record, attribute)
-            if region.sum() < SMALLEST_REGION:
+            if (original.image != changed.image).any(axis=2).sum() < SMALLEST_REGION:
                 continue
             yield Pair(
                 record.path.name,

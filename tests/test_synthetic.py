@@ -144,7 +144,7 @@ def test_outside_the_region_the_two_images_are_equal(world, number, attribute):
     shape = pair.original.attributes[index] | pair.changed.attributes[index]
     assert pair.region[shape].all()
     assert pair.region.any() == shape.any()
-    if shape.sum() > 20:
+    if shape.sum() > 20 and attribute != "hair":  # a ponytail is not seen from the front
         assert (pair.original.image != pair.changed.image).any()
 
 
