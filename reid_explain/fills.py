@@ -37,6 +37,12 @@ def shuffled_patches(images: Tensor, patch_size: int = 16, seed: int = 0) -> Ten
     return torch.stack([_shuffled(image, patch, seed) for image in images])
 
 
+def content_generator(image: Tensor, seed: int) -> torch.Generator:
+    """Return a generator on the CPU that depends on the seed and the image's values alone."""
+    values = image.detach().double().cpu().contiguous().numpy().tobytes()
+    return torch.Generator().manual_seed(zlib.crc32(values, seed))
+
+
 def _shuffled(image: Tensor, patch: int, seed: int) -> Tensor:
     channels, height, width = image.shape
     rows, columns = -(-height // patch), -(-width // patch)
@@ -44,8 +50,7 @@ def _shuffled(image: Tensor, patch: int, seed: int) -> Tensor:
     across = torch.arange(columns * patch, device=image.device).clamp(max=width - 1)
     tiles = image[:, down][:, :, across].unfold(1, patch, patch).unfold(2, patch, patch)
     tiles = tiles.reshape(channels, rows * columns, patch, patch)
-    values = image.detach().double().cpu().contiguous().numpy().tobytes()
-    generator = torch.Generator().manual_seed(zlib.crc32(values, seed))
+    generator = content_generator(image, seed)
     order = torch.randperm(rows * columns, generator=generator).to(image.device)
     shuffled = torch.empty_like(tiles)
     shuffled[:, order] = tiles[:, order.roll(1)]

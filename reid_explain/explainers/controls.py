@@ -1,6 +1,5 @@
 """Controls: maps that any explainer has to beat. They know nothing of the embedding."""
 
-import zlib
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from reid_explain.capture import ForwardFunc
 from reid_explain.checks import check_at_least
 from reid_explain.explainers.base import Explainer, Images, logged
+from reid_explain.fills import content_generator
 
 CENTRE_SIGMA = 0.25
 """Width of the centre blob, as a share of the image's height and width."""
@@ -87,8 +87,7 @@ class Random(Control):
         return torch.stack([self._noise(image, activation) for image in images])
 
     def _noise(self, image: Tensor, activation: Tensor) -> Tensor:
-        values = image.double().cpu().contiguous().numpy().tobytes()
-        generator = torch.Generator().manual_seed(zlib.crc32(values, self.seed))
+        generator = content_generator(image, self.seed)
         noise = torch.rand(1, *activation.shape[2:], generator=generator)
         return noise.to(activation)
 
