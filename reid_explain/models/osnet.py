@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from reid_explain.checks import check_at_least, check_choice
 from reid_explain.errors import InputError
+from reid_explain.models.pooling import GlobalAveragePool
 
 CHANNELS = (64, 256, 384, 512)
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
@@ -92,6 +93,9 @@ class OSBlock(nn.Module):
 class OSNet(nn.Module):
     """OSNet; ``forward(x) = embed(features(x))`` in both modes, torchreid's evaluation output.
 
+    ``map_layer`` names the layer that gives F, ``own_stages`` those that an ``AMDInterpreter``
+    makes its own.
+
     Args:
         width: factor on the channels: 1.0, 0.75, 0.5 or 0.25.
         num_classes: training identities; 0 builds no classifier.
@@ -101,6 +105,8 @@ class OSNet(nn.Module):
     """
 
     embedding_dim = EMBEDDING_DIM
+    map_layer = "conv5"
+    own_stages = ("conv3", "conv4", "conv5")
 
     def __init__(self, width: float = 1.0, num_classes: int = 0) -> None:
         super().__init__()
@@ -115,6 +121,7 @@ class OSNet(nn.Module):
         self.conv4 = nn.Sequential(OSBlock(stages[1], stages[2]), _block(stages[2]))
         self.channels = stages[2]
         self.conv5 = ConvLayer(stages[2], stages[2])
+        self.pool = GlobalAveragePool()
         self.fc = nn.Sequential(
             nn.Linear(stages[2], EMBEDDING_DIM), nn.BatchNorm1d(EMBEDDING_DIM), nn.ReLU()
         )
@@ -127,10 +134,6 @@ class OSNet(nn.Module):
         x = functional.max_pool2d(self.conv1(x), 3, stride=2, padding=1)
         out: Tensor = self.conv5(self.conv4(self.conv3(self.conv2(x))))
         return out
-
-    def pool(self, features: Tensor) -> Tensor:
-        """Return the mean (B, C) of maps (B, C, h, w)."""
-        return features.mean((2, 3))
 
     def neck(self, pooled: Tensor) -> Tensor:
         """Return the embedding (B, 512) of pooled maps (B, C): linear, batch norm, ReLU."""

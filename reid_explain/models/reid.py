@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -16,6 +15,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from reid_explain.checks import check_at_least, check_choice
 from reid_explain.errors import InputError
 from reid_explain.models.checkpoints import load_state_dict, read_state_dict
+from reid_explain.models.pooling import POOLINGS
 
 RESNETS: Mapping[str, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = MappingProxyType(
     {
@@ -72,39 +72,13 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
         return out
 
 
-class GlobalAveragePool(nn.Module):
-    """Mean over the map: (B, C, h, w) to (B, C)."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Pool ``features``."""
-        return features.mean((2, 3))
-
-
-class GeneralizedMeanPool(nn.Module):
-    """(mean_hw F^p)^(1/p) with one learnable exponent: (B, C, h, w) to (B, C).
-
-    Radenovic et al., "Fine-tuning CNN image retrieval with no human annotation", TPAMI 2019,
-    equation 3. Values below ``eps`` count as ``eps``.
-    """
-
-    def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.p = nn.Parameter(torch.tensor([p]))
-        self.eps = eps
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Pool ``features``."""
-        return features.clamp(min=self.eps).pow(self.p).mean((2, 3)).pow(1 / self.p)
-
-
-POOLINGS = MappingProxyType({"avg": GlobalAveragePool, "gem": GeneralizedMeanPool})
-
-
 class ReIDNet(nn.Module):
     """The strong baseline: ResNet without its last stride, pooling, BN neck, linear classifier.
 
     ``forward(x) = embed(features(x))`` in both modes. Training reads two more outputs of the
     seam: ``pool(F)`` feeds the triplet loss and ``classify(embed(F))`` the identity loss.
+    ``map_layer`` names the layer that gives F, ``own_stages`` those that an ``AMDInterpreter``
+    makes its own.
 
     Args:
         backbone: ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` or ``"resnet101"``.
@@ -118,6 +92,9 @@ class ReIDNet(nn.Module):
     Raises:
         InputError: an argument outside these, or weights that do not fit the backbone.
     """
+
+    map_layer = "backbone.layer4"
+    own_stages = ("backbone.layer3", "backbone.layer4")
 
     def __init__(
         self,
