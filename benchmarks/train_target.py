@@ -16,9 +16,7 @@ the search for the hardest triplets see one process's part.
 
 import argparse
 import json
-import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +24,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from run_folder import claim, csv_line, write_json, write_text
-from safetensors.torch import load_file, save_file
+from run_folder import claim, write_json
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from reid_explain.datasets.catalogue import DATASET_NAMES, SYNTHETIC, open_dataset
 from reid_explain.datasets.records import Record, ReIDDataset
@@ -41,7 +37,8 @@ from reid_explain.models.build import MODEL_NAMES, build_model
 from reid_explain.models.osnet import OSNet
 from reid_explain.models.pretrained import load_trained, save_trained
 from reid_explain.models.reid import POOLINGS, RESNETS, ReIDNet
-from reid_explain.training.images import TrainingImages, cached_pixels
+from reid_explain.training.images import TrainingImages, augmentation, cached_pixels
+from reid_explain.training.loop import TrainingLoop
 from reid_explain.training.losses import METRIC_LOSSES, CenterLoss, ReIDLoss
 from reid_explain.training.sampling import IdentityBatches
 from reid_explain.training.schedule import SCHEDULES, learning_rate_factor
@@ -110,10 +107,12 @@ def run(settings: argparse.Namespace, accelerator: Accelerator) -> None:
     accelerator.wait_for_everyone()
     dataset = training_dataset(settings)
     architecture = architecture_of(settings, classes=len(class_numbers(dataset.train)))
-    training = Training(settings, accelerator, dataset, architecture)
-    training.fit()
+    loop = build_loop(
+        settings, accelerator, dataset, untrained(settings, architecture, accelerator)
+    )
+    loop.fit()
     if accelerator.is_main_process:
-        finish(settings, recipe, dataset, architecture, training)
+        finish(settings, recipe, dataset, architecture, loop)
 
 
 def fixed_settings(settings: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]:
@@ -161,142 +160,71 @@ class Step(nn.Module):
         return terms
 
 
-class Training:
-    """The state of a run between two epochs, and the way from one to the next."""
+def untrained(
+    settings: argparse.Namespace, architecture: dict[str, Any], accelerator: Accelerator
+) -> Step:
+    """Return network and loss as they start, the same for the same seed."""
+    set_seed(settings.seed)
+    model = build_model(**architecture).to(memory_format=torch.channels_last)
+    classes = architecture["num_classes"]
+    centers = CenterLoss(classes, model.channels) if settings.centre_loss else None
+    loss = ReIDLoss(settings.metric_loss, settings.label_smoothing, centers)
+    return Step(model, loss).to(accelerator.device)
 
-    def __init__(
-        self,
-        settings: argparse.Namespace,
-        accelerator: Accelerator,
-        dataset: ReIDDataset,
-        architecture: dict[str, Any],
-    ) -> None:
-        self.settings = settings
-        self.accelerator = accelerator
-        self.log: list[dict[str, float]] = []
-        set_seed(settings.seed)
-        self.model = build_model(**architecture).to(memory_format=torch.channels_last)
-        classes, channels = architecture["num_classes"], self.model.channels
-        centers = CenterLoss(classes, channels) if settings.centre_loss else None
-        loss = ReIDLoss(settings.metric_loss, settings.label_smoothing, centers)
-        self.optimizers = optimizers(self.model, loss, settings)
-        self.step = Step(self.model, loss).to(accelerator.device)
-        self.loader, self.batches = self._data(dataset)
-        self.epoch = self._restore()
-        self.prepared, *self.optimizers = accelerator.prepare(self.step, *self.optimizers)
 
-    def fit(self) -> None:
-        """Train the epochs that are left."""
-        for epoch in range(self.epoch, self.settings.epochs):
-            started = time.perf_counter()
-            set_seed(self.settings.seed + epoch)
-            means = self._train_epoch(epoch)
-            seconds = round(time.perf_counter() - started, 3)
-            row = {"epoch": epoch + 1, **means, "seconds": seconds}
-            self.log.append(row)
-            if self.accelerator.is_main_process:
-                self._save(epoch + 1)
-                write_log(self.settings.output / "log.csv", self.log)
+def build_loop(
+    settings: argparse.Namespace, accelerator: Accelerator, dataset: ReIDDataset, step: Step
+) -> TrainingLoop:
+    """Return the loop over the training images of ``dataset``."""
 
-    def _train_epoch(self, epoch: int) -> dict[str, float]:
-        self.prepared.train()
-        self.batches.epoch = epoch
-        sums: dict[str, Tensor] = {}
-        bar = tqdm(
-            self.loader,
-            desc=f"epoch {epoch + 1}/{self.settings.epochs}",
-            unit="batch",
-            disable=not self.accelerator.is_main_process,
+    def learning_rate(epoch: float) -> float:
+        factor = learning_rate_factor(
+            epoch, settings.epochs, settings.warmup_epochs, settings.schedule
         )
-        for number, (images, labels) in enumerate(bar):
-            rate = self._set_learning_rate(epoch + number / len(self.batches))
-            terms = self._train_batch(images, labels)
-            for name, value in terms.items():
-                sums[name] = sums[name] + value if name in sums else value
-            if number % 10 == 0:
-                bar.set_postfix({name: f"{float(value):.3f}" for name, value in terms.items()})
-        totals = torch.stack(list(sums.values())) / len(self.batches)
-        means = self.accelerator.reduce(totals, "mean").tolist()
-        named = dict(zip(sums, means, strict=True))
-        return {"loss": sum(means), **named, "learning_rate": rate}
+        return float(settings.learning_rate * factor)
 
-    def _train_batch(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        device = self.accelerator.device
-        images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
-        terms: dict[str, Tensor] = self.prepared(images, labels.to(device))
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        self.accelerator.backward(torch.stack(list(terms.values())).sum())
-        for optimizer in self.optimizers:
-            optimizer.step()
-        return {name: value.detach() for name, value in terms.items()}
+    return TrainingLoop(
+        accelerator,
+        step,
+        optimizers(step.model, step.loss, settings),
+        training_batches(settings, accelerator, dataset),
+        folder=settings.output,
+        epochs=settings.epochs,
+        learning_rate=learning_rate,
+        seed=settings.seed,
+    )
 
-    def _set_learning_rate(self, epoch: float) -> float:
-        s = self.settings
-        factor = learning_rate_factor(epoch, s.epochs, s.warmup_epochs, s.schedule)
-        for group in self.optimizers[0].param_groups:
-            group["lr"] = s.learning_rate * factor
-        return float(s.learning_rate * factor)
 
-    def _data(self, dataset: ReIDDataset) -> tuple[DataLoader[tuple[Tensor, int]], IdentityBatches]:
-        s, accelerator = self.settings, self.accelerator
-        with accelerator.main_process_first():
-            pixels = cached_pixels(
-                dataset,
-                dataset.train,
-                tuple(s.image_size),
-                s.cache or s.output / "train_images.npy",
-                workers=s.workers,
-                show_progress=accelerator.is_main_process,
-            )
-        numbers = class_numbers(dataset.train)
-        labels = [numbers[record.identity] for record in dataset.train]
-        batches = IdentityBatches(
-            labels,
-            s.identities,
-            s.instances,
-            s.images_per_epoch or len(labels),
-            s.seed,
-            accelerator.process_index,
-            accelerator.num_processes,
+def training_batches(
+    settings: argparse.Namespace, accelerator: Accelerator, dataset: ReIDDataset
+) -> DataLoader[tuple[Tensor, int]]:
+    """Return this process's part of the batches, augmented."""
+    with accelerator.main_process_first():
+        pixels = cached_pixels(
+            dataset,
+            dataset.train,
+            tuple(settings.image_size),
+            settings.cache or settings.output / "train_images.npy",
+            workers=settings.workers,
+            show_progress=accelerator.is_main_process,
         )
-        loader = DataLoader(
-            TrainingImages(pixels, labels, s.seed),
-            batch_sampler=batches,
-            num_workers=s.workers,
-            persistent_workers=s.workers > 0,
-        )
-        return loader, batches
-
-    def _save(self, epochs: int) -> None:
-        """Put the state after ``epochs`` epochs in place of the last one, whole or not at all."""
-        new = self.settings.output / "checkpoint.new"
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        weights = {key: value.contiguous() for key, value in self.step.state_dict().items()}
-        save_file(weights, new / "model.safetensors")
-        state = {
-            "epochs": epochs,
-            "log": self.log,
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-        }
-        torch.save(state, new / "training.pt")
-        replace_folder(new, self.settings.output / "checkpoint")
-
-    def _restore(self) -> int:
-        """Take up the last finished epoch, if there is one; return how many are finished."""
-        folder = self.settings.output / "checkpoint"
-        old = folder.with_suffix(".old")
-        if not folder.is_dir() and old.is_dir():
-            folder = old
-        if not folder.is_dir():
-            return 0
-        self.step.load_state_dict(load_file(folder / "model.safetensors"))
-        state = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.log = state["log"]
-        return int(state["epochs"])
+    numbers = class_numbers(dataset.train)
+    labels = [numbers[record.identity] for record in dataset.train]
+    batches = IdentityBatches(
+        labels,
+        settings.identities,
+        settings.instances,
+        settings.images_per_epoch or len(labels),
+        settings.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    return DataLoader(
+        TrainingImages(pixels, labels, settings.seed, augmentation(pixels.shape[2:])),
+        batch_sampler=batches,
+        num_workers=settings.workers,
+        persistent_workers=settings.workers > 0,
+    )
 
 
 def optimizers(
@@ -317,23 +245,24 @@ def finish(
     recipe: dict[str, Any],
     dataset: ReIDDataset,
     architecture: dict[str, Any],
-    training: Training,
+    loop: TrainingLoop,
 ) -> None:
     """Write the network as it will be used, evaluate that, and print the figures."""
-    device = training.accelerator.device
+    device = loop.accelerator.device
+    model = loop.saved.model
     card = settings.output / "model.json"
     dtype = getattr(torch, settings.stored_dtype)
     facts = {
         "recipe": recipe,
         "training": {
-            "seconds": round(sum(row["seconds"] for row in training.log)),
+            "seconds": round(sum(row["seconds"] for row in loop.log)),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "torch": torch.__version__,
         },
     }
-    save_trained(training.model, card, architecture, dtype=dtype, **facts)
+    save_trained(model, card, architecture, dtype=dtype, **facts)
     results = evaluate(load_trained(card).to(device), dataset, settings, device)
-    save_trained(training.model, card, architecture, dtype=dtype, **facts, results=results)
+    save_trained(model, card, architecture, dtype=dtype, **facts, results=results)
     write_json(settings.output / "results.json", results)
     print(json.dumps(results))
 
@@ -366,23 +295,6 @@ def evaluate(
         "queries_without_match": summary.excluded,
         "gallery": len(dataset.gallery),
     }
-
-
-def replace_folder(new: Path, folder: Path) -> None:
-    """Move ``new`` to ``folder``; at every moment one of the two or ``.old`` is whole."""
-    old = folder.with_suffix(".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.is_dir():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def write_log(path: Path, rows: list[dict[str, float]]) -> None:
-    """Write one CSV row per epoch, whole or not at all."""
-    lines = [csv_line(list(rows[0]))]
-    lines += [csv_line([str(value) for value in row.values()]) for row in rows]
-    write_text(path, "".join(lines))
 
 
 if __name__ == "__main__":

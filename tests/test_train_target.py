@@ -18,7 +18,8 @@ from torch.nn import functional
 from reid_explain import InputError
 from reid_explain.datasets import Market1501, Record
 from reid_explain.models import load_trained
-from reid_explain.training.images import TrainingImages, cached_pixels
+from reid_explain.training import loop
+from reid_explain.training.images import TrainingImages, augmentation, cached_pixels
 from reid_explain.training.losses import CenterLoss, ReIDLoss
 from reid_explain.training.sampling import Draw, IdentityBatches
 from reid_explain.training.schedule import learning_rate_factor
@@ -88,7 +89,7 @@ def pixels():
 
 
 def test_augmentation_depends_on_the_draw_and_nothing_else(pixels):
-    images = TrainingImages(pixels, [4, 9], seed=0)
+    images = TrainingImages(pixels, [4, 9], 0, augmentation(pixels.shape[2:]))
     torch.manual_seed(1)
     first, label = images[Draw(1, 2, 3)]
     before = torch.random.get_rng_state()
@@ -98,14 +99,14 @@ def test_augmentation_depends_on_the_draw_and_nothing_else(pixels):
     assert torch.equal(first, again)
     assert torch.equal(before, torch.random.get_rng_state())
     others = [images[Draw(1, 3, 3)], images[Draw(1, 2, 4)], images[Draw(0, 2, 3)]]
-    others.append(TrainingImages(pixels, [4, 9], seed=1)[Draw(1, 2, 3)])
+    others.append(TrainingImages(pixels, [4, 9], 1, augmentation(pixels.shape[2:]))[Draw(1, 2, 3)])
     assert not any(torch.equal(first, other) for other, _ in others)
 
 
 def test_augmentation_flips_shifts_and_erases():
     # A ramp from left to right: its sign is the flip; black from the padding shows the shift.
     ramp = np.broadcast_to(np.linspace(60, 200, 24).astype(np.uint8), (1, 3, 48, 24))
-    images = TrainingImages(ramp, [0], seed=0)
+    images = TrainingImages(ramp, [0], 0, augmentation(ramp.shape[2:]))
     drawn = torch.stack([images[Draw(0, 0, k)][0] for k in range(400)])
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     erased = (drawn == 0).all(1)
@@ -351,14 +352,14 @@ def is_checkpoint(path, *_):
 
 
 INTERRUPTIONS = {
-    "before the first step": (train_target.Training, "_train_batch", 1),
-    "in the first epoch": (train_target.Training, "_train_batch", 2),
-    "in the second epoch": (train_target.Training, "_train_batch", 7),
-    "before a checkpoint's weights": (train_target, "save_file", 2),
+    "before the first step": (loop.TrainingLoop, "_train_batch", 1),
+    "in the first epoch": (loop.TrainingLoop, "_train_batch", 2),
+    "in the second epoch": (loop.TrainingLoop, "_train_batch", 7),
+    "before a checkpoint's weights": (loop, "save_file", 2),
     "between the two files of a checkpoint": (torch, "save", 2),
     "before the old checkpoint moves": (Path, "rename", 2, is_checkpoint),
     "between the old checkpoint and the new": (Path, "rename", 3, is_checkpoint),
-    "before the log": (train_target, "write_log", 2),
+    "before the log": (loop, "write_log", 2),
     "before the evaluation": (train_target, "evaluate", 1),
 }
 
@@ -393,7 +394,7 @@ OPTIONS = "--metric-loss soft-triplet --pooling gem --centre-loss --schedule cos
 def test_every_option_resumes_exactly(market, tmp_path, monkeypatch):
     whole = train(market, tmp_path / "whole", OPTIONS)
     with monkeypatch.context() as patch:
-        fail_at(patch, train_target.Training, "_train_batch", 7)
+        fail_at(patch, loop.TrainingLoop, "_train_batch", 7)
         with pytest.raises(Interrupted):
             train(market, tmp_path / "run", OPTIONS)
     assert train(market, tmp_path / "run", OPTIONS, "--resume") == whole
@@ -446,7 +447,7 @@ def one_step(market, output, monkeypatch, process):
     kept = []
     with monkeypatch.context() as patch:
         patch.setattr(train_target, "IdentityBatches", part)
-        patch.setattr(train_target, "finish", lambda *_: kept.append(_[-1].model))
+        patch.setattr(train_target, "finish", lambda *_: kept.append(_[-1].saved.model))
         AcceleratorState._reset_state(reset_partial_state=True)
         train_target.main(command(market, output, ONE_STEP))
     return kept[0]

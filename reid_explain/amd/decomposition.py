@@ -72,4 +72,5 @@ def nearest_prototype(parts: Tensor, prototypes: Tensor) -> Tensor:
         parts: f^k, (B, M, D).
         prototypes: of label 1 and of label 2, (2, M, D).
     """
-    return 1 + (parts[:, None] - prototypes).norm(dim=-1).argmin(dim=1)
+    nearest: Tensor = (parts[:, None] - prototypes).norm(dim=-1).argmin(dim=1)
+    return nearest + 1

@@ -26,6 +26,7 @@ from reid_explain.amd.network import AttributeHead, AttributeNetwork
 from reid_explain.capture import evaluation, find_layer
 from reid_explain.checks import check_choice, check_images, described
 from reid_explain.errors import InputError
+from reid_explain.explainers.base import at_least_float32
 from reid_explain.explainers.layout import upsample
 from reid_explain.models.checkpoints import load_state_dict
 from reid_explain.models.pretrained import load_pretrained
@@ -41,7 +42,7 @@ class Decomposed(NamedTuple):
     """What the interpreter makes of B images with M attributes.
 
     ``embeddings`` f, (B, D), the target's own; ``parts`` f^k, (B, M, D), the attribute-guided
-    features; ``maps`` A^k, (B, M, h, w), positive. All float32.
+    features; ``maps`` A^k, (B, M, h, w), positive. All in at least float32.
     """
 
     embeddings: Tensor
@@ -136,7 +137,7 @@ class AMDInterpreter(nn.Module):
                 "stages", f"maps of {tuple(maps.shape[2:])}", f"of {tuple(features.shape[2:])}"
             )
         with torch.autocast(images.device.type, enabled=False):
-            features, maps = features.float(), maps.float()
+            features, maps = at_least_float32(features), at_least_float32(maps)
             parts = attribute_features(self.target, features, maps)
             with torch.no_grad():
                 embeddings = self.target.embed(features)
@@ -170,11 +171,11 @@ class AMDInterpreter(nn.Module):
         query = check_images("query", query)
         if target is not None:
             k = self.index(target)
-            return resized(self._decompose(query).maps[:, k : k + 1], query, interpolate_mode)
+            return resized(self.decompose(query).maps[:, k : k + 1], query, interpolate_mode)
         gallery = check_images("gallery", gallery)
         if len(gallery) != len(query):
             raise InputError("gallery", described(gallery), f"one image for each of {len(query)}")
-        first, second = self._decompose(query), self._decompose(gallery)
+        first, second = self.decompose(query), self.decompose(gallery)
         distances = attribute_distances(first.parts, second.parts)
         return PairExplanation(
             resized(first.maps, query, interpolate_mode),
@@ -241,7 +242,7 @@ class AMDInterpreter(nn.Module):
         own = self.network.state_dict()
         state = {key: value.cpu().contiguous() for key, value in own.items()}
         for key, value in state.items():
-            if value.dim() > 1 and key != "prototypes":
+            if value.dim() > 1 and value.is_floating_point() and key != "prototypes":
                 state[key] = value.to(dtype)
         settings = {
             "attributes": self.attributes,
@@ -285,7 +286,14 @@ class AMDInterpreter(nn.Module):
         check_choice("name", name, sorted(path.stem for path in SHIPPED.glob("*.safetensors")))
         return cls.load(SHIPPED / f"{name}.safetensors", load_pretrained(name))
 
-    def _decompose(self, images: Tensor) -> Decomposed:
+    def decompose(self, images: Tensor) -> Decomposed:
+        """Return what ``forward`` returns, in eval mode and without gradients.
+
+        Args:
+            images: (B, 3, H, W), on any device.
+        """
+        like = next(self.parameters())
+        images = images.to(like.device)
         with torch.inference_mode(False), torch.no_grad(), evaluation(self, self.network):
             decomposed: Decomposed = self(images)
         return decomposed

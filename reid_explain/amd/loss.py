@@ -10,6 +10,7 @@ from torch import Tensor
 
 from reid_explain.amd.decomposition import contributions
 from reid_explain.errors import InputError
+from reid_explain.explainers.base import at_least_float32
 
 
 class PairLabels(NamedTuple):
@@ -92,7 +93,7 @@ class AMDLoss:
             target: d of each pair, (P,).
             labels: of each pair.
         """
-        distances, target = distances.float(), target.float()
+        distances, target = at_least_float32(distances), at_least_float32(target)
         shares = contributions(distances)
         return {
             "distillation": self.distillation * distillation_loss(distances, target),

@@ -26,8 +26,9 @@ def pepu(x: Tensor, kappa: float, tau: float = TAU) -> Tensor:
         tau: the power, in (0, 1].
     """
     # Each branch sees only its own side, so that neither can overflow in the gradient.
-    power = (x.clamp(min=0) + 1).pow(tau)
-    return kappa * torch.where(x > 0, power, x.clamp(max=0).exp())
+    positive = x > 0
+    power = (x.masked_fill(~positive, 0) + 1).pow(tau)
+    return kappa * torch.where(positive, power, x.masked_fill(positive, 0).exp())
 
 
 class AttributeHead(nn.Module):
@@ -62,7 +63,8 @@ class AttributeNetwork(nn.Module):
     """Stages and head, from the target's shared features to attribute maps.
 
     ``prototypes``, (2, M, D), holds the mean f^k of the training images without and with each
-    attribute; NaN until training has ended.
+    attribute, ``frequencies``, (M,), the share of the training identities that have it; both are
+    NaN until training has ended.
 
     Args:
         stages: The target's last stages, copied.
@@ -71,13 +73,15 @@ class AttributeNetwork(nn.Module):
     """
 
     prototypes: Tensor
+    frequencies: Tensor
 
     def __init__(self, stages: Sequence[nn.Module], head: AttributeHead, width: int) -> None:
         super().__init__()
         self.stages = nn.Sequential(*stages)
         self.head = head
-        empty = torch.full((2, head.conv2.out_channels, width), torch.nan)
-        self.register_buffer("prototypes", empty)
+        attributes = head.conv2.out_channels
+        self.register_buffer("prototypes", torch.full((2, attributes, width), torch.nan))
+        self.register_buffer("frequencies", torch.full((attributes,), torch.nan))
 
     def forward(self, shared: Tensor) -> Tensor:
         """Return the attribute maps A, (B, M, h, w), of what the first stage takes."""

@@ -4,13 +4,22 @@ Lin et al., "Improving person re-identification by attribute and identity learni
 Pattern Recognition 2019: one MATLAB file per data set.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.io
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from reid_explain.datasets.records import (
+    DISTRACTOR_IDENTITY,
+    JUNK_IDENTITY,
+    Record,
+    ReIDDataset,
+)
 from reid_explain.errors import InputError
 
 NOT_BINARY = ("age", "image_index")
@@ -57,3 +66,37 @@ def _rows(part: Any, names: list[str]) -> dict[int, NDArray[np.int64]]:
     return {
         int(identity): row for identity, row in zip(identities, table.astype(np.int64), strict=True)
     }
+
+
+def record_labels(dataset: ReIDDataset, records: Sequence[Record], names: Sequence[str]) -> Tensor:
+    """Return the attributes of the identity of each record, (N, len(names)), int64.
+
+    1 or 2, and 0 where unknown: all attributes of junk and distractors, and those of ``names``
+    that the data set does not label.
+
+    Args:
+        dataset: with ``attribute_names`` and ``labels``.
+        records: whose identities.
+        names: the columns, matched by name.
+
+    Raises:
+        InputError: the data set labels none of ``names``, or misses an identity.
+    """
+    columns = [
+        list(dataset.attribute_names).index(name) if name in dataset.attribute_names else None
+        for name in names
+    ]
+    if all(column is None for column in columns):
+        raise InputError("dataset", f"{dataset.name} without labels of {', '.join(names)}", "some")
+    rows = {JUNK_IDENTITY: [0] * len(names), DISTRACTOR_IDENTITY: [0] * len(names)}
+    missing = {r.identity for r in records} - set(dataset.labels) - set(rows)
+    if missing:
+        shown = ", ".join(map(str, sorted(missing)[:5]))
+        raise InputError(
+            "dataset",
+            f"{dataset.name} without attributes of {len(missing)} identities: {shown}",
+            "attributes of every identity",
+        )
+    for identity, row in dataset.labels.items():
+        rows[identity] = [0 if column is None else int(row[column]) for column in columns]
+    return torch.tensor([rows[record.identity] for record in records])

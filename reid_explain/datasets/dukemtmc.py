@@ -7,6 +7,13 @@ re-identification baseline in vitro", ICCV 2017.
 
 from reid_explain.datasets.files import ThreeFolderDataset
 
+DUKE_ATTRIBUTES = (
+    *("backpack", "bag", "boots"),
+    *("downblack", "downblue", "downbrown", "downgray", "downgreen", "downred", "downwhite"),
+    *("gender", "handbag", "hat", "shoes", "top"),
+    *("upblack", "upblue", "upbrown", "upgray", "upgreen", "uppurple", "upred", "upwhite"),
+)
+
 
 class DukeMTMCreID(ThreeFolderDataset):
     """DukeMTMC-reID: 702 training and 702 test identities, eight cameras, 408 more in the gallery.
@@ -30,3 +37,4 @@ class DukeMTMCreID(ThreeFolderDataset):
     name_pattern = r"(\d+)_c(\d+)_f\d+\.jpg"
     name_example = "0005_c2_f0046985.jpg"
     attribute_file = "duke_attribute.mat"
+    attributes_in_file = DUKE_ATTRIBUTES

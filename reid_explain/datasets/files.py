@@ -56,20 +56,21 @@ class ThreeFolderDataset(FileDataset):
     """A data set laid out as Market-1501 is: three folders, identity and camera in the file names.
 
     A subclass states ``name``, the form of its file names and, if there is one, its attribute
-    file. Identity -1 is junk, identity 0 a distractor.
+    file with the attributes that this has to hold. Identity -1 is junk, identity 0 a distractor.
 
     Args:
         root: the folder with ``bounding_box_train``, ``query`` and ``bounding_box_test``.
 
     Raises:
         InputError: a folder is missing, holds no image, or has a name of another form; a training
-            identity is in another split too; or the attribute file is unreadable.
+            identity is in another split too; or the attribute file is unreadable or another one.
     """
 
     #: The whole file name; group 1 is the identity, group 2 the camera.
     name_pattern: str
     name_example: str
     attribute_file: str | None = None
+    attributes_in_file: tuple[str, ...] = ()
 
     def __init__(self, root: str | Path) -> None:
         root = Path(root)
@@ -77,9 +78,23 @@ class ThreeFolderDataset(FileDataset):
             self._read(root / folder)
             for folder in ("bounding_box_train", "query", "bounding_box_test")
         )
-        labelled = root / "attribute" / (self.attribute_file or "")
-        attributes = read_attributes(labelled) if labelled.is_file() else NO_ATTRIBUTES
-        super().__init__(train, query, gallery, attributes)
+        super().__init__(train, query, gallery, self._attributes(root))
+
+    def _attributes(self, root: Path) -> IdentityAttributes:
+        path = root / "attribute" / (self.attribute_file or "")
+        if not path.is_file():
+            return NO_ATTRIBUTES
+        attributes = read_attributes(path)
+        found, wanted = set(attributes.names), set(self.attributes_in_file)
+        if found != wanted:
+            missing = ", ".join(sorted(wanted - found)) or "none"
+            unexpected = ", ".join(sorted(found - wanted)) or "none"
+            raise InputError(
+                "root",
+                f"{path} with attributes missing: {missing}; unexpected: {unexpected}",
+                f"the {len(wanted)} attributes of {self.name}",
+            )
+        return attributes
 
     def _read(self, folder: Path) -> tuple[Record, ...]:
         expected = f"a folder of {self.name} with names like {self.name_example}"

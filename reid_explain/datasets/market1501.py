@@ -5,6 +5,14 @@ Zheng et al., "Scalable person re-identification: a benchmark", ICCV 2015.
 
 from reid_explain.datasets.files import ThreeFolderDataset
 
+MARKET_ATTRIBUTES = (
+    *("backpack", "bag", "clothes", "down"),
+    *("downblack", "downblue", "downbrown", "downgray", "downgreen"),
+    *("downpink", "downpurple", "downwhite", "downyellow"),
+    *("gender", "hair", "handbag", "hat", "up"),
+    *("upblack", "upblue", "upgray", "upgreen", "uppurple", "upred", "upwhite", "upyellow"),
+)
+
 
 class Market1501(ThreeFolderDataset):
     """Market-1501: 1,501 identities, six cameras, detector boxes of 128x64.
@@ -25,3 +33,4 @@ class Market1501(ThreeFolderDataset):
     name_pattern = r"(-1|\d+)_c(\d+)s\d+_\d+_\d+\.jpg"
     name_example = "0002_c1s1_000451_03.jpg"
     attribute_file = "market_attribute.mat"
+    attributes_in_file = MARKET_ATTRIBUTES

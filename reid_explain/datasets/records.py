@@ -1,9 +1,11 @@
 """What every data set gives: records of path, identity and camera, and a way to load one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 JUNK_IDENTITY = -1
@@ -24,13 +26,39 @@ class Record(NamedTuple):
 class ReIDDataset(Protocol):
     """A re-identification data set; folders on disk and drawn worlds alike.
 
-    ``train``, ``query`` and ``gallery`` are its splits; train identities are in no other split.
+    Train identities are in no other split. ``attribute_names`` and ``labels`` are empty where
+    nothing is known of attributes.
     """
 
-    name: str
-    train: Sequence[Record]
-    query: Sequence[Record]
-    gallery: Sequence[Record]
+    @property
+    def name(self) -> str:
+        """What ``open_dataset`` calls it."""
+        ...
+
+    @property
+    def train(self) -> Sequence[Record]:
+        """Images to train on."""
+        ...
+
+    @property
+    def query(self) -> Sequence[Record]:
+        """Images to search for."""
+        ...
+
+    @property
+    def gallery(self) -> Sequence[Record]:
+        """Images to search in."""
+        ...
+
+    @property
+    def attribute_names(self) -> Sequence[str]:
+        """The binary attributes of an identity."""
+        ...
+
+    @property
+    def labels(self) -> Mapping[int, NDArray[np.int64]]:
+        """By identity, an array (len(attribute_names),): 1 or 2 as published, 0 unknown."""
+        ...
 
     def load(self, record: Record) -> Image.Image:
         """Return the RGB image of one record."""

@@ -35,7 +35,7 @@ def ranked_precision(scores: Tensor, relevant: Tensor, known: Tensor | None = No
     if known is not None:
         scores = scores.masked_fill(~known, -torch.inf)
         relevant = relevant & known
-    order = scores.argsort(dim=-1, descending=True, stable=True)
+    order = scores.sort(dim=-1, descending=True, stable=True).indices
     hits = relevant.expand(scores.shape).gather(-1, order).float()
     places = torch.arange(1, scores.shape[-1] + 1, device=scores.device)
     precision: Tensor = (hits * hits.cumsum(-1) / places).sum(-1) / hits.sum(-1)
@@ -64,14 +64,18 @@ def random_precision(relevant: Tensor, known: Tensor | None = None) -> Tensor:
     return torch.where(hits > 0, (harmonic + after) / count.clamp(min=1), torch.nan)
 
 
-def disagreement(labels: Tensor) -> Tensor:
-    """Return 2p(1-p) of each attribute, (M,): how often two identities differ in it.
-
-    The order by it, the same for all pairs, is the second floor.
+def frequencies(labels: Tensor) -> Tensor:
+    """Return p, the share of the identities that have each attribute, (M,) float32.
 
     Args:
-        labels: of the training identities, (N, M): 1 or 2, and 0 where unknown.
+        labels: of identities, (N, M): 1 or 2 (yes), and 0 where unknown, which does not count.
     """
-    yes, known = (labels == 2).sum(0).double(), (labels > 0).sum(0).double()
-    p = yes / known.clamp(min=1)
+    return (labels == 2).sum(0) / (labels > 0).sum(0).clamp(min=1)
+
+
+def disagreement(p: Tensor) -> Tensor:
+    """Return 2p(1-p), how often two identities differ in each attribute, (M,).
+
+    The order by it, the same for all pairs, is the second floor.
+    """
     return 2 * p * (1 - p)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reid_explain.checks import check_choice, check_finite, check_nonzero
+from reid_explain.checks import check_choice, check_finite, check_nonzero, described
 from reid_explain.datasets.records import DISTRACTOR_IDENTITY, JUNK_IDENTITY
 from reid_explain.errors import InputError
 from reid_explain.metrics.embedding import Embedded
@@ -70,6 +70,30 @@ def match_ranks(
     for start in range(0, len(query.embeddings), query_block):
         part = Embedded(*(column[start : start + query_block] for column in query))
         ranks += _block_ranks(part, gallery, metric, scale, gallery_block)
+    return ranks
+
+
+def ranks_by_distance(distances: Tensor, query: Embedded, gallery: Embedded) -> list[Tensor]:
+    """Return what ``match_ranks`` returns, for distances that are no function of embeddings.
+
+    Args:
+        distances: (Q, G); of equal ones the first in the gallery is the nearer.
+        query: identities and cameras (Q,); the embeddings are not read.
+        gallery: identities and cameras (G,); the embeddings are not read.
+
+    Raises:
+        InputError: shapes disagree.
+    """
+    shape = (len(query.identities), len(gallery.identities))
+    if tuple(distances.shape) != shape:
+        raise InputError("distances", described(distances), f"one for each pair, {shape}")
+    ranks = []
+    for row, identity, camera in zip(distances, *query[1:], strict=True):
+        match = torch.zeros(shape[1], dtype=torch.bool, device=distances.device)
+        match[match_indices(identity, camera, gallery)] = True
+        valid = match | ((gallery.identities != identity) & (gallery.identities != JUNK_IDENTITY))
+        order = row.argsort(stable=True)
+        ranks.append(match[order][valid[order]].nonzero()[:, 0])
     return ranks
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,46 +17,67 @@ from reid_explain.datasets.records import Record, ReIDDataset
 from reid_explain.training.sampling import Draw
 
 Pixels = NDArray[np.uint8]
+NORMALIZED = (
+    v2.ToDtype(torch.float32, scale=True),
+    v2.Normalize(list(IMAGENET_MEAN), list(IMAGENET_STD)),
+)
 
 
-class TrainingImages(Dataset[tuple[Tensor, int]]):
-    """Augmented images with their labels, (3, H, W) and an int, by ``Draw``.
+Label = TypeVar("Label")
 
-    The augmentation of Luo et al. 2019: flip, padding by 10 and crop, normalisation, random
-    erasing with the mean colour (Zhong et al., AAAI 2020). It depends on the seed and the draw's
-    epoch and position and nothing else.
+
+class TrainingImages(Dataset[tuple[Tensor, Label]]):
+    """Augmented images with their labels, (3, H, W) and what stands in ``labels``, by ``Draw``.
+
+    The augmentation depends on the seed and the draw's epoch and position and nothing else.
 
     Args:
         pixels: all images, (N, 3, H, W) uint8.
-        labels: the class of each.
+        labels: of each image; its class, or an array.
         seed: of the augmentation.
+        augment: uint8 images (3, H, W) to the network's input.
     """
 
-    def __init__(self, pixels: Pixels, labels: Sequence[int], seed: int) -> None:
+    def __init__(
+        self, pixels: Pixels, labels: Sequence[Label], seed: int, augment: v2.Transform
+    ) -> None:
         self.pixels = pixels
         self.labels = labels
         self.seed = seed
-        self.augment = v2.Compose(
-            [
-                v2.RandomHorizontalFlip(0.5),
-                v2.RandomCrop(pixels.shape[2:], padding=10),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(list(IMAGENET_MEAN), list(IMAGENET_STD)),
-                v2.RandomErasing(0.5, scale=(0.02, 0.4), ratio=(0.3, 3.33), value=0.0),
-            ]
-        )
+        self.augment = augment
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.pixels)
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Label]:
         """Return the image of one draw."""
         image = torch.from_numpy(np.array(self.pixels[draw.image]))
         key = np.random.SeedSequence((self.seed, draw.epoch, draw.position))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
             return self.augment(image), self.labels[draw.image]
+
+
+def augmentation(size: Sequence[int], erasing: float = 0.5) -> v2.Transform:
+    """Return the augmentation of Luo et al. 2019, from uint8 images to normalised ones.
+
+    Flip, padding by 10 and crop, normalisation, random erasing with the mean colour (Zhong et
+    al., AAAI 2020).
+
+    Args:
+        size: height and width of the images.
+        erasing: probability of the erasing.
+    """
+    erase = v2.RandomErasing(erasing, scale=(0.02, 0.4), ratio=(0.3, 3.33), value=0.0)
+    return v2.Compose(
+        [
+            v2.RandomHorizontalFlip(0.5),
+            v2.RandomCrop(list(size), padding=10),
+            *NORMALIZED,
+            *([erase] if erasing else []),
+        ]
+    )
 
 
 def cached_pixels(

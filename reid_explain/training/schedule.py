@@ -5,24 +5,25 @@ import math
 from reid_explain.checks import check_choice
 
 SCHEDULES = ("step", "cosine")
-WARMUP_START = 0.1
 STEP_FACTOR = 0.1
 # Luo et al. 2019: epochs 40 and 70 of 120.
 STEP_AT = (40 / 120, 70 / 120)
 
 
-def learning_rate_factor(epoch: float, epochs: int, warmup: float, schedule: str) -> float:
+def learning_rate_factor(
+    epoch: float, epochs: int, warmup: float, schedule: str, start: float = 0.1
+) -> float:
     """Return the factor on the base learning rate at a (fractional) ``epoch`` of ``epochs``.
 
-    From 0.1 to 1 over ``warmup`` epochs; then ``"step"``: times 0.1 at 1/3 and 7/12 of the run,
-    or ``"cosine"``: ½(1 + cos πt), t from 0 at the end of the warm-up to 1 at the end.
+    From ``start`` to 1 over ``warmup`` epochs; then ``"step"``: times 0.1 at 1/3 and 7/12 of the
+    run, or ``"cosine"``: ½(1 + cos πt), t from 0 at the end of the warm-up to 1 at the end.
 
     Raises:
         InputError: another schedule.
     """
     check_choice("schedule", schedule, SCHEDULES)
     if epoch < warmup:
-        return WARMUP_START + (1 - WARMUP_START) * epoch / warmup
+        return start + (1 - start) * epoch / warmup
     if schedule == "step":
         return STEP_FACTOR ** sum(epoch >= at * epochs for at in STEP_AT)
     return (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup))) / 2

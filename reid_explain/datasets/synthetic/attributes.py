@@ -8,16 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import savemat
 
+from reid_explain.datasets.market1501 import MARKET_ATTRIBUTES
+
 Labels = NDArray[np.int64]
 """One identity's attributes, (26,), values 1 or 2 in the coding of ``market_attribute.mat``."""
 
-ATTRIBUTE_NAMES = (
-    *("backpack", "bag", "clothes", "down"),
-    *("downblack", "downblue", "downbrown", "downgray", "downgreen"),
-    *("downpink", "downpurple", "downwhite", "downyellow"),
-    *("gender", "hair", "handbag", "hat", "up"),
-    *("upblack", "upblue", "upgray", "upgreen", "uppurple", "upred", "upwhite", "upyellow"),
-)
+ATTRIBUTE_NAMES = MARKET_ATTRIBUTES
 UPPER_COLOURS = ("black", "blue", "gray", "green", "purple", "red", "white", "yellow")
 LOWER_COLOURS = (
     *("black", "blue", "brown", "gray", "green"),

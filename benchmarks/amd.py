@@ -1,0 +1,175 @@
+"""Train, evaluate and look at an interpreter (attribute-guided metric distillation, AMD).
+
+    python benchmarks/amd.py train --dataset market1501 --root DATA --target osnet_x0_25 \
+        --weights osnet.pth --output runs/amd
+    python benchmarks/amd.py evaluate --dataset market1501 --root DATA --target osnet_x0_25 \
+        --weights osnet.pth --interpreter runs/amd/interpreter.safetensors --output runs/amd_test
+    python benchmarks/amd.py explain --output runs/amd_figures
+
+Without --interpreter the one that comes with the package is evaluated and explains.
+
+An interrupted training goes on with --resume after its last finished epoch and ends with the
+same weights (bit for bit on the CPU with the same number of threads).
+"""
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+import amd_report
+import amd_truth
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from command_line import SHIPPED, add_dataset, one_line_errors
+from run_folder import claim, fixed_settings, write_json
+from tables import versions
+from targets import open_model
+
+from reid_explain import InputError
+from reid_explain.amd.evaluation import evaluate as evaluate_decomposed
+from reid_explain.amd.interpreter import AMDInterpreter
+from reid_explain.amd.records import decompose_records
+from reid_explain.amd.trainer import Recipe, train_interpreter
+from reid_explain.datasets.catalogue import open_dataset
+from reid_explain.datasets.records import ReIDDataset
+from reid_explain.datasets.synthetic import SyntheticReID
+from reid_explain.models.build import MODEL_NAMES
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, command in COMMANDS.items():
+        summary = str(command.__doc__).splitlines()[0]
+        part = commands.add_parser(
+            name, help=summary, description=summary, formatter_class=parser.formatter_class
+        )
+        add = part.add_argument
+        add("--target", choices=(SHIPPED, *MODEL_NAMES), default=SHIPPED)
+        add("--weights", type=Path, help="of the target: a checkpoint, or a train_target.py card")
+        add_dataset(part)
+        add("--output", type=Path, required=True, help="folder of this run")
+        add("--resume", action="store_true", help="go on with the run in --output")
+        add("--workers", type=int, default=0, help="processes that load images")
+        if name == "train":
+            add_recipe(part)
+        else:
+            add("--interpreter", type=Path, help="a file of train; default: the package's own")
+            add("--device", default="cpu")
+            add("--seed", type=int, default=0, help="of every random choice")
+    add = commands.choices["evaluate"].add_argument
+    add("--cross-domain", action="store_true", help="attributes are matched by name")
+    add("--gamma", type=float, default=1.0, help="weight of the largest exclusive distance")
+    add("--pairs", type=int, default=10, help="synthetic: one-difference pairs per attribute")
+    add = commands.choices["explain"].add_argument
+    add("--figures", type=int, default=6, help="pairs to explain")
+    return parser.parse_args(arguments)
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add the settings of a training."""
+    add = parser.add_argument
+    add("--precision", choices=("float32", "bfloat16"), default="float32")
+    add("--hidden", type=int, help="channels between the convolutions of the head, default C/8")
+    add("--stored-dtype", choices=("float32", "float16"), default="float32")
+    for field in fields(Recipe):
+        kind = type(field.default) if field.default is not None else int
+        add(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; a wrong input ends with one line that says what was wrong."""
+    settings = parse_arguments(arguments)
+    with one_line_errors("amd.py"):
+        COMMANDS[settings.command](settings)
+
+
+def train(settings: argparse.Namespace) -> None:
+    """Train an interpreter and save it."""
+    precision = "bf16" if settings.precision == "bfloat16" else "no"
+    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
+    recipe = Recipe(**{field.name: getattr(settings, field.name) for field in fields(Recipe)})
+    output = settings.output
+    if accelerator.is_main_process:
+        fixed = fixed_settings(settings) | {"processes": accelerator.num_processes}
+        claim(output, fixed, resume=settings.resume)
+    accelerator.wait_for_everyone()
+    dataset = open_dataset(settings.dataset, settings.root)
+    set_seed(recipe.seed)
+    target = open_model(settings.target, settings.weights)
+    interpreter = AMDInterpreter(target, dataset.attribute_names, hidden=settings.hidden)
+    interpreter.to(memory_format=torch.channels_last)
+    log = train_interpreter(
+        interpreter, dataset, output, recipe, accelerator=accelerator, workers=settings.workers
+    )
+    if accelerator.is_main_process:
+        dtype = getattr(torch, settings.stored_dtype)
+        interpreter.save(output / "interpreter.safetensors", dtype=dtype)
+        write_json(output / "results.json", log[-1])
+
+
+def evaluate(settings: argparse.Namespace) -> None:
+    """Measure an interpreter on the test split of a data set."""
+    dataset = open_dataset(settings.dataset, settings.root)
+    interpreter = open_interpreter(settings)
+    check_attributes(settings, interpreter, dataset)
+    claim(settings.output, fixed_settings(settings), resume=settings.resume)
+    query, gallery = (
+        decompose_records(interpreter, dataset, records, workers=settings.workers, description=name)
+        for name, records in (("query", dataset.query), ("gallery", dataset.gallery))
+    )
+    frequencies = interpreter.network.frequencies.cpu()
+    found = evaluate_decomposed(query, gallery, frequencies, gamma=settings.gamma)
+    results = amd_report.as_json(found, interpreter.attributes)
+    print(
+        amd_report.decomposition_table(found, dataset.name, cross_domain=settings.cross_domain),
+        amd_report.reweighting_table(found, dataset.name),
+        sep="\n\n",
+    )
+    if isinstance(dataset, SyntheticReID):
+        rows = amd_truth.evaluate_truth(interpreter, dataset, settings.pairs, settings.seed)
+        results["truth"] = amd_truth.summarise(rows)
+        results["truth_by_pair"] = rows
+        print("", amd_truth.as_table(results["truth"], len(interpreter.attributes)), sep="\n")
+    write_json(settings.output / "results.json", {**results, "versions": versions()})
+
+
+def explain(settings: argparse.Namespace) -> None:
+    """Draw pairs, the average map of each attribute and, on synthetic data, the true masks."""
+    dataset = open_dataset(settings.dataset, settings.root)
+    interpreter = open_interpreter(settings)
+    claim(settings.output, fixed_settings(settings), resume=settings.resume)
+
+
+def open_interpreter(settings: argparse.Namespace) -> AMDInterpreter:
+    """Return the interpreter of --interpreter on the target of --target and --weights."""
+    if settings.interpreter is None:
+        if settings.weights is not None or settings.target != SHIPPED:
+            raise InputError("--interpreter", "nothing", f"the file for {settings.target}")
+        interpreter = AMDInterpreter.from_pretrained(SHIPPED)
+    else:
+        target = open_model(settings.target, settings.weights)
+        interpreter = AMDInterpreter.load(settings.interpreter, target)
+    return interpreter.to(settings.device, memory_format=torch.channels_last)
+
+
+def check_attributes(
+    settings: argparse.Namespace, interpreter: AMDInterpreter, dataset: ReIDDataset
+) -> None:
+    """Raise if the data set has other attributes than the interpreter, unless that is meant."""
+    if not settings.cross_domain and set(dataset.attribute_names) != set(interpreter.attributes):
+        raise InputError(
+            "--dataset",
+            f"{dataset.name} with other attributes than the interpreter's",
+            "the same attributes, or --cross-domain",
+        )
+
+
+COMMANDS = {"train": train, "evaluate": evaluate, "explain": explain}
+
+if __name__ == "__main__":
+    main()
