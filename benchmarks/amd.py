@@ -16,6 +16,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
+import amd_figures
 import amd_report
 import amd_truth
 import torch
@@ -35,6 +36,7 @@ from reid_explain.datasets.catalogue import open_dataset
 from reid_explain.datasets.records import ReIDDataset
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.models.build import MODEL_NAMES
+from reid_explain.visualization import save_figure, training_figure
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -61,8 +63,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             add("--interpreter", type=Path, help="a file of train; default: the package's own")
             add("--device", default="cpu")
             add("--seed", type=int, default=0, help="of every random choice")
+            add("--cross-domain", action="store_true", help="attributes are matched by name")
     add = commands.choices["evaluate"].add_argument
-    add("--cross-domain", action="store_true", help="attributes are matched by name")
     add("--gamma", type=float, default=1.0, help="weight of the largest exclusive distance")
     add("--pairs", type=int, default=10, help="synthetic: one-difference pairs per attribute")
     add = commands.choices["explain"].add_argument
@@ -109,7 +111,7 @@ def train(settings: argparse.Namespace) -> None:
     if accelerator.is_main_process:
         dtype = getattr(torch, settings.stored_dtype)
         interpreter.save(output / "interpreter.safetensors", dtype=dtype)
-        write_json(output / "results.json", log[-1])
+        save_figure(training_figure(log), output / "log.png")
 
 
 def evaluate(settings: argparse.Namespace) -> None:
@@ -142,7 +144,14 @@ def explain(settings: argparse.Namespace) -> None:
     """Draw pairs, the average map of each attribute and, on synthetic data, the true masks."""
     dataset = open_dataset(settings.dataset, settings.root)
     interpreter = open_interpreter(settings)
+    check_attributes(settings, interpreter, dataset)
     claim(settings.output, fixed_settings(settings), resume=settings.resume)
+    amd_figures.draw_pairs(interpreter, dataset, settings.figures, settings.seed, settings.output)
+    amd_figures.draw_average_maps(interpreter, dataset, settings.output)
+    if isinstance(dataset, SyntheticReID):
+        amd_figures.draw_masks(
+            interpreter, dataset, settings.figures, settings.seed, settings.output
+        )
 
 
 def open_interpreter(settings: argparse.Namespace) -> AMDInterpreter:

@@ -36,6 +36,8 @@ def benchmark_parser(description: str, *, methods: Sequence[str]) -> argparse.Ar
         help="names, separated by commas",
     )
     add("--seed", type=int, default=0, help="of every random choice")
+    add("--device", default="cpu", help="cpu, cuda (one GPU per process), cuda:1, ...")
+    add("--precision", choices=("float32", "bfloat16"), default="float32", help="of the model")
     add("--output", type=Path, default=Path("outputs", Path(sys.argv[0]).stem), help="a folder")
     add("--resume", action="store_true", help="go on with the run in --output")
     return parser

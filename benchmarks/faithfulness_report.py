@@ -2,20 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from methods import CONTROLS
 from run_folder import Rows, write_json
-from tables import cell, layout, named, versions
+from tables import cell, error_bars, interval, layout, named, versions
 from torch import Tensor
 
 from reid_explain.datasets import denormalize
 from reid_explain.fills import FILLS
 from reid_explain.metrics.faithfulness import AREA_FRACTIONS
-from reid_explain.metrics.intervals import bootstrap_mean
 from reid_explain.metrics.retrieval import summarize
 from reid_explain.visualization import overlay
 
@@ -28,6 +26,8 @@ TITLES = {
 }
 DROPS = ("as_drop", "ap_drop")
 KINDS = ("method", "random")
+NOTHING = {"mean": 0.0, "interval": [0.0, 0.0]}
+"""Drawn where no query has a value."""
 REFERENCE_CONTROL = "ActivationMean"
 """The control that every method is compared with, query by query."""
 
@@ -70,11 +70,19 @@ CURVE_FIGURES = tuple(
 )
 
 
+class Example(NamedTuple):
+    """A query image (1, 3, H, W), and of each method the map and what its mask keeps."""
+
+    images: Tensor
+    maps: dict[str, Tensor]
+    kept: dict[str, Tensor]
+
+
 def report(
     rows: Rows,
     ranks: Sequence[Tensor],
     settings: dict[str, Any],
-    examples: Sequence[tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]],
+    examples: Sequence[Example],
     output: Path,
 ) -> str:
     """Write results.json and the figures to ``output`` and return the tables."""
@@ -112,7 +120,7 @@ def summarise(rows: Rows, ranks: Sequence[Tensor], settings: dict[str, Any]) -> 
         },
         "methods": {
             method: {
-                **{name: interval(100 * own[name]) for name in FIGURES if name != "seconds"},
+                **{name: interval_of(100 * own[name]) for name in FIGURES if name != "seconds"},
                 "seconds_per_image": float(own["seconds"].mean()),
                 "area_matched": {
                     fill: area_matched(own, columns.get(REFERENCE_CONTROL), fill) for fill in FILLS
@@ -130,13 +138,10 @@ def columns_of(rows: Rows, method: str) -> dict[str, np.ndarray]:
     return {name: np.array([row[name] for row in own]) for name in own[0]}
 
 
-def interval(values: np.ndarray) -> dict[str, Any] | None:
+def interval_of(values: np.ndarray) -> dict[str, Any] | None:
     """Return mean and 95 % interval over the queries that have a value; None if none has."""
-    present = torch.from_numpy(values[~np.isnan(values)])
-    if len(present) == 0:
-        return None
-    mean, low, high = bootstrap_mean(present)
-    return {"mean": mean, "interval": [low, high]}
+    present = values[~np.isnan(values)]
+    return interval(present) if len(present) else None
 
 
 def area_matched(
@@ -150,13 +155,13 @@ def area_matched(
         found[drop] = {
             "curve": point_means(curves["method"]),
             "random_curve": point_means(curves["random"]),
-            "area": interval(area["method"]),
-            "random_area": interval(area["random"]),
-            "lead_over_random": interval(area["random"] - area["method"]),
+            "area": interval_of(area["method"]),
+            "random_area": interval_of(area["random"]),
+            "lead_over_random": interval_of(area["random"] - area["method"]),
         }
         if control is not None:
             base = curve(control, "method", drop, fill).mean(axis=1)
-            found[drop][f"lead_over_{REFERENCE_CONTROL}"] = interval(base - area["method"])
+            found[drop][f"lead_over_{REFERENCE_CONTROL}"] = interval_of(base - area["method"])
     return found
 
 
@@ -254,15 +259,9 @@ def draw_bars(methods: dict[str, Any]) -> Figure:
     shown = list(methods)[::-1]
     panels = figure.subplots(1, len(TITLES), sharey=True)
     for axes, (name, title) in zip(panels, TITLES.items(), strict=True):
-        values = [methods[method][name] for method in shown]
-        means = [value["mean"] if value else 0 for value in values]
-        bounds = [value["interval"] if value else [0, 0] for value in values]
-        spread = [
-            [mean - low for mean, (low, _) in zip(means, bounds, strict=True)],
-            [high - mean for mean, (_, high) in zip(means, bounds, strict=True)],
-        ]
+        means, reach = error_bars([methods[method][name] or NOTHING for method in shown])
         colours = ["0.6" if method in CONTROLS else "tab:blue" for method in shown]
-        axes.barh(range(len(shown)), means, xerr=spread, color=colours, ecolor="0.2")
+        axes.barh(range(len(shown)), means, xerr=reach, color=colours, ecolor="0.2")
         axes.set_yticks(range(len(shown)), shown)
         axes.set(title=title, xlabel="%")
         axes.grid(axis="x", alpha=0.3)
@@ -295,11 +294,9 @@ def draw_area(methods: dict[str, Any]) -> Figure:
     return figure
 
 
-def draw_examples(
-    examples: Sequence[tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]],
-) -> Figure:
+def draw_examples(examples: Sequence[Example]) -> Figure:
     """Draw the maps of some queries, and below each what its explanation map keeps."""
-    methods = list(examples[0][1])
+    methods = list(examples[0].maps)
     shape = (2 * len(examples), 1 + len(methods))
     figure = Figure(figsize=(1.1 * shape[1], 2.2 * shape[0]), layout="constrained")
     panels = figure.subplots(*shape, squeeze=False)
@@ -307,10 +304,10 @@ def draw_examples(
         axes.set_axis_off()
     for axes, title in zip(panels[0], ["query", *methods], strict=True):
         axes.set_title(title, fontsize=8)
-    for row, (image, maps, kept) in enumerate(examples):
-        panels[2 * row, 0].imshow(picture(image))
+    for row, (images, maps, kept) in enumerate(examples):
+        panels[2 * row, 0].imshow(picture(images))
         for column, method in enumerate(methods, start=1):
-            over = overlay(denormalize(image)[0], maps[method][0])
+            over = overlay(denormalize(images)[0], maps[method][0])
             panels[2 * row, column].imshow(over)
             panels[2 * row + 1, column].imshow(picture(kept[method]))
     return figure

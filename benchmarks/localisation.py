@@ -18,25 +18,24 @@ Output: a table on the screen, results.json, per_image.csv, localisation.png.
 
 import argparse
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from command_line import benchmark_parser, check_methods, one_line_errors
 from matplotlib.figure import Figure
-from methods import CONTROLS, METHODS, REFERENCE_BASED, Method, Subject
+from methods import CONTROLS, METHODS, Explain, explainers
 from PIL import Image
 from run_folder import Rows, claim, fixed_settings, write_json
-from tables import cell, layout, named, versions
+from subjects import Subject, match_of
+from tables import cell, error_bars, interval, layout, named, versions
 from targets import open_target
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from reid_explain import InputError
 from reid_explain.datasets.images import to_tensor
-from reid_explain.datasets.records import Record
 from reid_explain.datasets.synthetic import SyntheticReID
-from reid_explain.metrics.intervals import bootstrap_mean
 from reid_explain.metrics.localisation import area, energy_inside, pointing_game
 
 FIGURES = ("person_energy", "person_pointing", "change_energy", "change_pointing")
@@ -76,22 +75,21 @@ def run(settings: argparse.Namespace) -> None:
     if settings.pairs < 1:
         raise InputError("--pairs", settings.pairs, "at least 1")
     target = open_target(settings)
+    methods = explainers(target, settings.methods)
     claim(settings.output, fixed_settings(settings), resume=settings.resume)
     rows = Rows(
         settings.output / "per_image.csv",
         key=("image", "attribute", "method"),
         figures=(*FIGURES, "person_area", "change_area"),
     )
-    methods = {name: METHODS[name](target) for name in settings.methods}
     world = SyntheticReID()
     total = settings.pairs * len(world.attribute_names)
     for pair in tqdm(pairs(world, settings.pairs, settings.seed), total=total, unit="pair"):
-        with torch.no_grad():
-            classes = target.logits(pair.original).argmax(dim=1)
-        for name, method in methods.items():
+        classes = target.predicted(pair.original)
+        for name, explain in methods.items():
             key = (pair.name, pair.attribute, name)
             if key not in rows:
-                rows.add(key, score(pair, *explain(name, method, pair, classes)))
+                rows.add(key, score(pair, *maps_of(name, explain, pair, classes)))
     results = summarise(rows, settings)
     write_json(settings.output / "results.json", results)
     draw(results["methods"]).savefig(settings.output / "localisation.png", dpi=150)
@@ -125,25 +123,22 @@ def pairs(world: SyntheticReID, per_attribute: int, seed: int) -> Iterator[Pair]
                 break
 
 
-def match_of(query: Record, gallery: Sequence[Record]) -> Record | None:
-    """Return the first image of the same person from another camera, if there is one."""
-    matches = (r for r in gallery if r.identity == query.identity and r.camera != query.camera)
-    return next(matches, None)
-
-
 def as_batch(image: np.ndarray) -> Tensor:
     """Return a drawn image (H, W, 3) as the model takes it, (1, 3, H, W)."""
     return to_tensor(Image.fromarray(image))[None]
 
 
-def explain(name: str, method: Method, pair: Pair, classes: Tensor) -> tuple[Tensor, Tensor]:
+def maps_of(
+    name: str, explain: Explain, pair: Pair, classes: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Return the map of the image and the map of the difference, both (1, 1, H, W)."""
 
     def map_of(images: Tensor, references: Tensor) -> Tensor:
-        return method(Subject(images, references, classes))
+        map_: Tensor = explain(Subject(images, references, classes))
+        return map_.cpu()
 
     own = map_of(pair.original, pair.match)
-    if name in REFERENCE_BASED:
+    if METHODS[name].needs == "references":
         before = map_of(pair.original, pair.original)
         after = map_of(pair.original, pair.changed)
     else:
@@ -163,36 +158,38 @@ def score(pair: Pair, own: Tensor, difference: Tensor) -> dict[str, float]:
     }
 
 
-def summarise(rows: Rows, settings: argparse.Namespace) -> dict:
+def summarise(rows: Rows, settings: argparse.Namespace) -> dict[str, Any]:
     """Return means in percent with 95 % intervals, chance, and the paired lead over chance."""
-    methods: dict[str, dict] = {}
-    for name in settings.methods:
-        own = [figures for key, figures in rows.rows.items() if key[2] == name]
-        methods[name] = {figure: over_chance(own, figure) for figure in FIGURES}
+    by_method = {
+        name: [figures for (*_, method), figures in rows.rows.items() if method == name]
+        for name in settings.methods
+    }
     return {
         "dataset": "synthetic",
-        "pairs": len(own),
+        "pairs": len(by_method[settings.methods[0]]),
         "settings": fixed_settings(settings),
-        "methods": methods,
+        "methods": {
+            name: {figure: over_chance(own, figure) for figure in FIGURES}
+            for name, own in by_method.items()
+        },
         "versions": versions(),
     }
 
 
-def over_chance(rows: Sequence[dict[str, float]], figure: str) -> dict[str, float | list[float]]:
+def over_chance(rows: Sequence[dict[str, float]], figure: str) -> dict[str, Any]:
     """Return one figure of one method: mean, chance and lead, in percent."""
-    values = 100 * torch.tensor([row[figure] for row in rows], dtype=torch.float64)
-    chance = 100 * torch.tensor([row[CHANCE[figure]] for row in rows], dtype=torch.float64)
-    mean, lead = bootstrap_mean(values), bootstrap_mean(values - chance)
+    values = 100 * np.array([row[figure] for row in rows])
+    chance = 100 * np.array([row[CHANCE[figure]] for row in rows])
+    own, lead = interval(values), interval(values - chance)
     return {
-        "mean": mean.mean,
-        "interval": [mean.low, mean.high],
-        "chance": chance.mean().item(),
-        "lead": lead.mean,
-        "lead_interval": [lead.low, lead.high],
+        **own,
+        "chance": float(chance.mean()),
+        "lead": lead["mean"],
+        "lead_interval": lead["interval"],
     }
 
 
-def as_table(results: dict) -> str:
+def as_table(results: dict[str, Any]) -> str:
     """Return the results as text: mean and interval, with a mark where they beat chance."""
     lines = [["in %", *(figure.replace("_", ": ") for figure in FIGURES)]]
     for name, figures in results["methods"].items():
@@ -206,19 +203,15 @@ def as_table(results: dict) -> str:
     )
 
 
-def draw(methods: dict[str, dict]) -> Figure:
+def draw(methods: dict[str, Any]) -> Figure:
     """Draw each figure of each method with its interval, beside the chance level."""
     figure = Figure(figsize=(11, 1.2 + 0.34 * len(methods)), layout="constrained")
     names = list(methods)[::-1]
     for axes, title in zip(figure.subplots(1, len(FIGURES), sharey=True), FIGURES, strict=True):
         values = [methods[name][title] for name in names]
-        means = [value["mean"] for value in values]
-        bounds = [
-            [mean - value["interval"][0] for mean, value in zip(means, values, strict=True)],
-            [value["interval"][1] - mean for mean, value in zip(means, values, strict=True)],
-        ]
+        means, reach = error_bars(values)
         colours = ["0.55" if name in CONTROLS else "tab:blue" for name in names]
-        axes.errorbar(means, range(len(names)), xerr=bounds, fmt="none", ecolor=colours)
+        axes.errorbar(means, range(len(names)), xerr=reach, fmt="none", ecolor=colours)
         axes.scatter(means, range(len(names)), color=colours, zorder=3)
         axes.axvline(values[0]["chance"], color="tab:red", linestyle="--", label="chance")
         axes.set(title=title.replace("_", ": "), xlabel="%", xlim=(0, 100))

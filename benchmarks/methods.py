@@ -1,12 +1,15 @@
-"""Every explainer on one target, behind one signature: what the benchmarks compare.
+"""Every explainer behind one signature: what the benchmarks compare.
 
-A new explainer joins all benchmarks with one line in ``METHODS``.
+A new explainer joins all benchmarks with one entry in ``METHODS``.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
-from torch import Tensor, nn
+from subjects import Subject
+from targets import Target
+from torch import Tensor
 
 from reid_explain import (
     CGRAM,
@@ -16,69 +19,80 @@ from reid_explain import (
     GradCAM,
     GradFAM,
     GradRAM,
+    InputError,
     Random,
     ScoreCAM,
     ScoreFAM,
 )
 
+KEYWORDS = {"references": "references", "classes": "target"}
+"""Under what name ``attribute`` takes what a method needs."""
 
-class Target(NamedTuple):
-    """A model with the ``features`` / ``embed`` / ``classify`` seam, and the layer to explain."""
-
-    model: nn.Module
-    layer: nn.Module
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Return the logits (B, classes) of the training identities."""
-        return self.model.classify(self.model(images))
-
-    def pooled(self, images: Tensor) -> Tensor:
-        """Return the mean of the last map (B, C), the embedding that RAM explains."""
-        return self.model.features(images).mean(dim=(2, 3))
-
-
-class Subject(NamedTuple):
-    """Images (B, 3, H, W) with what each family of explainers needs beside them."""
-
-    images: Tensor
-    references: Tensor
-    classes: Tensor
-
-
-Method = Callable[..., Tensor]
+Explain = Callable[..., Any]
 """Of a subject, and of options such as ``interpolate_mode``, to maps (B, 1, H, W)."""
 
 
-def by_itself(explainer: Callable[..., Tensor]) -> Method:
-    """Explain the images alone."""
-    return lambda subject, **options: explainer(subject.images, **options)
+class Method(NamedTuple):
+    """An explainer, and what a benchmark has to know of it.
+
+    Args:
+        explainer: Of a function of images and a layer, to what has ``attribute``.
+        explains: The function of the target that is explained.
+        needs: What of a subject it takes beside the images.
+        scores_channels: Whether ``attribute`` has ``return_scores``: one forward per channel.
+        is_control: Whether it knows nothing of the embedding.
+    """
+
+    explainer: Callable[..., Any]
+    explains: Callable[[Target, Tensor], Tensor] = Target.embedding
+    needs: Literal["references", "classes"] | None = None
+    scores_channels: bool = False
+    is_control: bool = False
+
+    def suits(self, target: Target) -> bool:
+        """Tell whether a target has the classes that are explained, if they are."""
+        return self.needs != "classes" or target.has_classes
+
+    def function(self, target: Target) -> Callable[[Tensor], Tensor]:
+        """Return what is explained of a target, a function of images."""
+        return partial(self.explains, target)
+
+    def on(self, target: Target) -> Explain:
+        """Return the function that explains subjects to a target."""
+        attribute = self.explainer(self.function(target), target.layer).attribute
+
+        def explain(subject: Subject, **options: Any) -> Any:
+            given = {KEYWORDS[self.needs]: getattr(subject, self.needs)} if self.needs else {}
+            return attribute(subject.images.to(target.device), **given, **options)
+
+        return explain
 
 
-def by_reference(explainer: Callable[..., Tensor]) -> Method:
-    """Explain the images' similarity to their references."""
-    return lambda subject, **options: explainer(
-        subject.images, references=subject.references, **options
-    )
-
-
-def by_class(explainer: Callable[..., Tensor]) -> Method:
-    """Explain the images' classes."""
-    return lambda subject, **options: explainer(subject.images, target=subject.classes, **options)
-
-
-METHODS: dict[str, Callable[[Target], Method]] = {
-    "GradCAM": lambda t: by_class(GradCAM(t.logits, t.layer).attribute),
-    "ScoreCAM": lambda t: by_class(ScoreCAM(t.logits, t.layer).attribute),
-    "RAM": lambda t: by_reference(RAM(t.pooled, t.layer).attribute),
-    "CGRAM": lambda t: by_reference(CGRAM(t.model, t.layer).attribute),
-    "GradRAM": lambda t: by_reference(GradRAM(t.model, t.layer).attribute),
-    "GradFAM": lambda t: by_itself(GradFAM(t.model, t.layer).attribute),
-    "ScoreFAM": lambda t: by_itself(ScoreFAM(t.model, t.layer).attribute),
-    "ActivationMean": lambda t: by_itself(ActivationMean(t.model, t.layer).attribute),
-    "Random": lambda t: by_itself(Random(t.model, t.layer).attribute),
-    "Centre": lambda t: by_itself(Centre(t.model, t.layer).attribute),
+METHODS = {
+    "GradCAM": Method(GradCAM, Target.logits, "classes"),
+    "ScoreCAM": Method(ScoreCAM, Target.logits, "classes", scores_channels=True),
+    "RAM": Method(RAM, Target.pooled, "references"),
+    "CGRAM": Method(CGRAM, needs="references"),
+    "GradRAM": Method(GradRAM, needs="references"),
+    "GradFAM": Method(GradFAM),
+    "ScoreFAM": Method(ScoreFAM, scores_channels=True),
+    "ActivationMean": Method(ActivationMean, is_control=True),
+    "Random": Method(Random, is_control=True),
+    "Centre": Method(Centre, is_control=True),
 }
 FULL_IMAGE = "FullImage"
 """The control that keeps everything; it has no map."""
-CONTROLS = ("ActivationMean", "Random", "Centre", FULL_IMAGE)
-REFERENCE_BASED = ("RAM", "CGRAM", "GradRAM")
+CONTROLS = (*(name for name, method in METHODS.items() if method.is_control), FULL_IMAGE)
+
+
+def explainers(target: Target, names: Sequence[str]) -> dict[str, Explain]:
+    """Return the methods of these names, of ``METHODS``, on a target.
+
+    Raises:
+        InputError: If one explains a class and the model has none.
+    """
+    unsuited = [name for name in names if not METHODS[name].suits(target)]
+    if unsuited:
+        came = f"{', '.join(unsuited)} of a model without a classifier"
+        raise InputError("--methods", came, "methods that explain no class")
+    return {name: METHODS[name].on(target) for name in names}

@@ -1,15 +1,18 @@
-"""Tables on the screen, and what every results.json says of its making."""
+"""Figures with intervals, as tables on the screen and in results.json, which says how made."""
 
 import platform
 from collections.abc import Sequence
 from typing import Any
 
 import captum
+import numpy as np
 import torch
 import torchvision
 from methods import CONTROLS
+from numpy.typing import ArrayLike
 
 import reid_explain
+from reid_explain.metrics.intervals import bootstrap_mean
 
 
 def layout(lines: Sequence[Sequence[str]]) -> str:
@@ -25,6 +28,21 @@ def layout(lines: Sequence[Sequence[str]]) -> str:
 def named(method: str) -> str:
     """Return a method's name, marked if it is a control."""
     return method + (" *" if method in CONTROLS else "")
+
+
+def interval(values: ArrayLike) -> dict[str, Any]:
+    """Return the mean of values (n,) with its 95 % bootstrap interval."""
+    mean, low, high = bootstrap_mean(torch.from_numpy(np.asarray(values, dtype=np.float64)))
+    return {"mean": mean, "interval": [low, high]}
+
+
+def error_bars(figures: Sequence[dict[str, Any]]) -> tuple[list[float], list[list[float]]]:
+    """Return the means, and how far each interval reaches below and above, for matplotlib."""
+    means = [figure["mean"] for figure in figures]
+    bounds = [figure["interval"] for figure in figures]
+    below = [mean - low for mean, (low, _) in zip(means, bounds, strict=True)]
+    above = [high - mean for mean, (_, high) in zip(means, bounds, strict=True)]
+    return means, [below, above]
 
 
 def cell(value: dict[str, Any] | None, digits: int = 1) -> str:

@@ -87,7 +87,7 @@ def osnet(path):
 
 
 model = osnet(args.weights) if args.weights else load_pretrained("synthetic")
-layer = model.conv5 if isinstance(model, OSNet) else model.backbone.layer4
+layer = model.get_submodule(model.map_layer)
 
 # %%
 # Images and their matches

@@ -26,6 +26,14 @@ def check_images(argument: str, images: object) -> Tensor:
     return check_finite(argument, images)
 
 
+def check_maps(argument: str, maps: Tensor) -> Tensor:
+    """Return ``maps`` if they are (B, 1, H, W), floating point and finite."""
+    maps = check_images(argument, maps)
+    if maps.shape[1] != 1:
+        raise InputError(argument, described(maps), "maps (B, 1, H, W)")
+    return maps
+
+
 def check_embeddings(
     argument: str, embeddings: object, *, rows: int | None = None, width: int | None = None
 ) -> Tensor:

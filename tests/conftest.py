@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from nets import SMALL, small_reid_net
+
+from reid_explain.datasets import SyntheticReID
+from reid_explain.models import save_trained
 
 # The same examples in every run; HYPOTHESIS_PROFILE=explore looks for new ones.
 settings.register_profile("repeatable", derandomize=True)
@@ -28,3 +32,12 @@ def market_root() -> Path:
 @pytest.fixture(scope="session")
 def osnet_weights() -> Path:
     return present(SHARED / "weights" / "osnet_x0_25_market1501.pth")
+
+
+@pytest.fixture(scope="session")
+def small_files(tmp_path_factory) -> Path:
+    """market/, a data set of few people in Market-1501's form, and model.json, a small network."""
+    root = tmp_path_factory.mktemp("files")
+    SyntheticReID(train_identities=2, test_identities=5, distractors=6).export(root / "market")
+    save_trained(small_reid_net(), root / "model.json", SMALL)
+    return root

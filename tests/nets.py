@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from reid_explain.models import ReIDNet, build_model
+
 
 def images(batch: int = 2, size: tuple[int, int] = (12, 8), seed: int = 0, **kwargs) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
@@ -51,3 +53,19 @@ class DictNet(HeadNet):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         embedding = super().forward(x)
         return {"embedding": embedding, "logits": embedding * 2}
+
+
+SMALL = {"name": "resnet18", "num_classes": 4, "width": 0.125}
+"""The architecture of ``small_reid_net``, as ``build_model`` takes it."""
+
+
+def small_reid_net() -> ReIDNet:
+    """A network with norms far from a new one's, as training leaves them."""
+    torch.manual_seed(2)
+    model = build_model(**SMALL).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            for values in (module.weight, module.bias, module.running_mean):
+                nn.init.normal_(values)
+    nn.init.normal_(model.classifier.weight)
+    return model

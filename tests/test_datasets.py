@@ -241,24 +241,77 @@ def identity_list(*names):
     return np.array(names, dtype=object)
 
 
+def identities(names, **attributes):
+    """One part of an attribute file: 1 for every attribute that is not given."""
+    known = {name: [1] * len(names) for name in MARKET_ATTRIBUTES}
+    return known | attributes | {"image_index": identity_list(*names)}
+
+
+def backwards(part):
+    return dict(reversed(part.items()))
+
+
 def test_market_attributes_are_matched_by_name(market):
     attribute_file(
         market / "attribute" / "market_attribute.mat",
-        train={
-            "up": [1, 2],
-            "age": [4, 1],
-            "hat": [2, 1],
-            "image_index": identity_list("0002", "0011"),
-        },
-        test={"image_index": identity_list("0007"), "hat": [0], "up": [2], "age": [3]},
+        train=identities(["0002", "0011"], up=[1, 2], age=[4, 1], hat=[2, 1]),
+        test=backwards(identities(["0007"], hat=[0], up=[2], age=[3])),
     )
     world = Market1501(market)
-    assert world.attribute_names == ("hat", "up")
-    assert {key: row.tolist() for key, row in world.labels.items()} == {
-        2: [2, 1],
-        11: [1, 2],
-        7: [0, 2],
+    assert list(world.attribute_names) == MARKET_ATTRIBUTES
+    up, hat = (MARKET_ATTRIBUTES.index(name) for name in ("up", "hat"))
+    assert {key: (row[hat], row[up], row.sum()) for key, row in world.labels.items()} == {
+        2: (2, 1, 27),
+        11: (1, 2, 27),
+        7: (0, 2, 26),
     }
+
+
+def test_the_attribute_file_of_another_data_set(market, tmp_path):
+    part = identities(["0002"])
+    other = {name: part.get(name, [1]) for name in (*DUKE_ATTRIBUTES, "image_index")}
+    path = attribute_file(
+        market / "attribute" / "market_attribute.mat", train=other, test=backwards(other)
+    )
+    match = (
+        "root: got .*market_attribute.mat with attributes missing: clothes, down, downpink, "
+        "downpurple, downyellow, hair, up, upyellow; unexpected: boots, downred, shoes, top, "
+        "upbrown, expected the 26 attributes of market1501"
+    )
+    with pytest.raises(InputError, match=match):
+        Market1501(market)
+    duke = write(tmp_path / "duke", DUKE_FILES)
+    (duke / "attribute").mkdir()
+    shutil.copy(path, duke / "attribute" / "duke_attribute.mat")
+    assert list(DukeMTMCreID(duke).attribute_names) == DUKE_ATTRIBUTES
+    attribute_file(duke / "attribute" / "duke_attribute.mat", train=part, test=part)
+    with pytest.raises(InputError, match="missing: boots, .*expected the 23 attributes of duke"):
+        DukeMTMCreID(duke)
+    del part["hat"]
+    attribute_file(path, train=part, test=part)
+    with pytest.raises(InputError, match="missing: hat; unexpected: none"):
+        Market1501(market)
+
+
+def test_truncated_attribute_files(tmp_path):
+    part = identities(["0002", "0011"])
+    content = attribute_file(tmp_path / "whole.mat", train=part, test=part).read_bytes()
+    path = tmp_path / "cut.mat"
+    for length in range(0, len(content), 61):
+        path.write_bytes(content[:length])
+        with pytest.raises(InputError, match=r"path: got .*cut\.mat"):
+            read_attributes(path)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("folder", ["Market-1501", "DukeMTMC-reID"])
+def test_truncated_real_attribute_files(folder, tmp_path):
+    (whole,) = present(SHARED / "data" / folder / "attribute").glob("*.mat")
+    content, path = whole.read_bytes(), tmp_path / "cut.mat"
+    for length in (*range(0, len(content), 997), len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(InputError, match=r"path: got .*cut\.mat"):
+            read_attributes(path)
 
 
 def test_attribute_files_of_another_form(tmp_path):

@@ -5,12 +5,14 @@ import json
 import localisation
 import pytest
 import torch
-from localisation import FIGURES, Pair, explain, score
-from methods import METHODS, Target
+from localisation import FIGURES, Pair, maps_of, score
+from methods import explainers
+from nets import small_reid_net
 from PIL import Image
+from subjects import Subject
+from targets import Target
 
 from reid_explain.datasets import SyntheticReID
-from reid_explain.models import ReIDNet
 
 ARGUMENTS = ["--methods", "GradFAM,GradRAM,Centre", "--pairs", "1"]
 
@@ -57,6 +59,7 @@ def test_an_interrupted_run_ends_with_the_same_table(tmp_path, capsys):
         (["--pairs", "0"], "--pairs: got 0"),
         (["--model", "resnet50"], "--weights: got nothing, expected a checkpoint"),
         (["--layer", "backbone.layer5"], "layer: got 'backbone.layer5'"),
+        (["--device", "cuda:7"], "--device: got cuda:7"),
     ],
 )
 def test_bad_arguments(tmp_path, arguments, message):
@@ -67,19 +70,19 @@ def test_bad_arguments(tmp_path, arguments, message):
 
 def test_the_map_of_a_difference():
     """Absolute change of the map; of the reference's map for methods that take references."""
-    model = ReIDNet("resnet18", num_classes=3, width=0.125).eval()
+    model = small_reid_net()
     target = Target(model, model.backbone.layer4)
     x, y, match = torch.randn(3, 1, 3, 64, 32, generator=torch.Generator().manual_seed(0))
     region = torch.ones(1, 1, 64, 32, dtype=torch.bool)
     pair = Pair("a.jpg", "hat", x, y, match, region, region)
-    fam, ram = (METHODS[name](target) for name in ("GradFAM", "GradRAM"))
+    fam, ram = explainers(target, ("GradFAM", "GradRAM")).values()
     classes = torch.tensor([0])
-    own, difference = explain("GradFAM", fam, pair, classes)
-    expected = [fam(localisation.Subject(image, match, classes)) for image in (x, y)]
+    own, difference = maps_of("GradFAM", fam, pair, classes)
+    expected = [fam(Subject(image, match, classes)) for image in (x, y)]
     assert torch.equal(own, expected[0])
     assert torch.equal(difference, (expected[0] - expected[1]).abs())
-    own, difference = explain("GradRAM", ram, pair, classes)
-    expected = [ram(localisation.Subject(x, other, classes)) for other in (match, x, y)]
+    own, difference = maps_of("GradRAM", ram, pair, classes)
+    expected = [ram(Subject(x, other, classes)) for other in (match, x, y)]
     assert torch.equal(own, expected[0])
     assert torch.equal(difference, (expected[1] - expected[2]).abs())
     assert score(pair, own, difference)["person_energy"] == pytest.approx(1)

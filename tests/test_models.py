@@ -30,7 +30,8 @@ from reid_explain.models import (
     save_trained,
 )
 from reid_explain.models.osnet import OSBlock
-from reid_explain.models.reid import GeneralizedMeanPool, ResNetBackbone
+from reid_explain.models.pooling import GeneralizedMeanPool
+from reid_explain.models.reid import ResNetBackbone
 
 X = torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
 

@@ -26,7 +26,8 @@ from reid_explain.metrics.sanity import (
     weight_entropy,
 )
 from reid_explain.models.osnet import OSNet
-from reid_explain.models.reid import GeneralizedMeanPool, ReIDNet
+from reid_explain.models.pooling import GeneralizedMeanPool
+from reid_explain.models.reid import ReIDNet
 
 SIMILARITIES = (ssim, spearman, hog_similarity)
 RANDOMISATIONS = (cascading_randomisation, independent_randomisation)

@@ -9,34 +9,25 @@ from pathlib import Path
 import pytest
 import sanity
 import torch
-from methods import Subject, Target
+from methods import explainers
+from nets import small_reid_net
 from PIL import Image
 from run_folder import Rows
+from sanity_report import draw_maps, in_two_lines
+from sanity_trial import LIKENESS, MODES, Trial, compare
+from subjects import Subject
+from targets import Target
 from test_nothing_left_behind import assert_same, state_of
-from torch import nn
 
-from reid_explain.datasets import SyntheticReID, to_tensor
+from reid_explain.datasets import to_tensor
 from reid_explain.metrics.sanity import (
     cascading_randomisation,
     independent_randomisation,
     spearman,
 )
-from reid_explain.models import ReIDNet, save_trained
 
 METHODS = ("GradCAM", "RAM", "GradFAM", "Random", "Centre")
 FILES = ("results.json", "per_step.csv", "weights.csv")
-
-
-def network() -> ReIDNet:
-    """A network with norms far from a new one's, as training leaves them."""
-    torch.manual_seed(0)
-    model = ReIDNet("resnet18", num_classes=4, width=0.125).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-            for values in (module.weight, module.bias, module.running_mean):
-                nn.init.normal_(values)
-    nn.init.normal_(model.classifier.weight)
-    return model
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,29 +38,19 @@ def small_images():
         yield
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory) -> Path:
-    """A data set of few people as a Market-1501 folder, and a small network with weights."""
-    root = tmp_path_factory.mktemp("files")
-    SyntheticReID(train_identities=2, test_identities=4, distractors=2).export(root / "market")
-    architecture = {"name": "resnet18", "num_classes": 4, "width": 0.125}
-    save_trained(network(), root / "model.json", architecture)
-    return root
-
-
-def arguments(files: Path, output: Path, *more: str) -> list[str]:
+def arguments(small_files: Path, output: Path, *more: str) -> list[str]:
     return [
-        *("--dataset", "market1501", "--root", str(files / "market"), "--images", "2"),
-        *("--weights", str(files / "model.json"), "--methods", ",".join(METHODS)),
+        *("--dataset", "market1501", "--root", str(small_files / "market"), "--images", "2"),
+        *("--weights", str(small_files / "model.json"), "--methods", ",".join(METHODS)),
         *("--output", str(output), *more),
     ]
 
 
 @pytest.fixture(scope="module")
-def whole(files, tmp_path_factory) -> Path:
+def whole(small_files, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("whole") / "run"
     with redirect_stdout(StringIO()) as printed:
-        sanity.main(arguments(files, output))
+        sanity.main(arguments(small_files, output))
     (output / "printed.txt").write_text(printed.getvalue())
     return output
 
@@ -83,11 +64,11 @@ def test_results(whole):
         assert list(methods) == list(METHODS)
         for name, figures in methods.items():
             assert figures["insensitive"] == (name in ("Random", "Centre")), name
-            for measure in sanity.LIKENESS:
+            for measure in LIKENESS:
                 low, high = figures[measure]["interval"]
                 assert low <= figures[measure]["mean"] <= high
         for name in ("Random", "Centre"):
-            for measure in sanity.LIKENESS:
+            for measure in LIKENESS:
                 assert methods[name][measure]["interval"] == pytest.approx([1, 1])
     assert results["weights"]["ScoreFAM"]["entropy"]["mean"] > 0.99
     for name in ("curves", "maps_cascading", "maps_independent"):
@@ -112,14 +93,14 @@ def test_the_table_says_which_maps_hardly_change(whole):
     assert lines[0].split() == ["cascading,", "44", "layers", "SSIM", "Spearman", "HOG"]
 
 
-def test_an_interrupted_run_ends_with_the_same_table(files, whole, tmp_path, capsys):
+def test_an_interrupted_run_ends_with_the_same_table(small_files, whole, tmp_path, capsys):
     cut = tmp_path / "run"
     cut.mkdir()
     (cut / "settings.json").write_bytes((whole / "settings.json").read_bytes())
     for name in ("per_step.csv", "weights.csv"):
         rows = (whole / name).read_bytes()
         (cut / name).write_bytes(rows[: len(rows) * 7 // 10])
-    sanity.main(arguments(files, cut, "--resume"))
+    sanity.main(arguments(small_files, cut, "--resume"))
     for name in FILES:
         assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
     assert capsys.readouterr().out == (whole / "printed.txt").read_text()
@@ -133,43 +114,45 @@ def test_an_interrupted_run_ends_with_the_same_table(files, whole, tmp_path, cap
         (["--root", "absent"], "sanity.py: root: got .*absent"),
         (["--layer", "backbone.layer5"], "sanity.py: layer: got 'backbone.layer5'"),
         (["--weights", "absent.json"], "sanity.py: card: got absent.json"),
+        (["--device", "cuda:7"], "sanity.py: --device: got cuda:7"),
     ],
 )
-def test_bad_arguments(files, tmp_path, more, message):
+def test_bad_arguments(small_files, tmp_path, more, message):
     with pytest.raises(SystemExit, match=message):
-        sanity.main([*arguments(files, tmp_path / "run"), *more])
+        sanity.main([*arguments(small_files, tmp_path / "run"), *more])
     assert not (tmp_path / "run").exists()
 
 
-def test_the_folder_of_another_run_is_refused(files, whole):
+def test_the_folder_of_another_run_is_refused(small_files, whole):
     with pytest.raises(SystemExit, match="of an earlier run, expected another folder, or --resume"):
-        sanity.main(arguments(files, whole))
+        sanity.main(arguments(small_files, whole))
     with pytest.raises(SystemExit, match="of a run with other settings"):
-        sanity.main(arguments(files, whole, "--resume", "--seed", "1"))
+        sanity.main(arguments(small_files, whole, "--resume", "--seed", "1"))
 
 
-def test_no_query_with_a_match(files, tmp_path, monkeypatch):
+def test_no_query_with_a_match(small_files, tmp_path, monkeypatch):
     monkeypatch.setattr(sanity, "match_of", lambda query, gallery: None)
     with pytest.raises(SystemExit, match="--root: got no query with a match from another camera"):
-        sanity.main(arguments(files, tmp_path / "run"))
+        sanity.main(arguments(small_files, tmp_path / "run"))
 
 
-def trial(*methods: str) -> sanity.Trial:
-    model = network()
+def trial(*methods: str) -> Trial:
+    model = small_reid_net()
     images, references = torch.randn(2, 1, 3, 64, 32, generator=torch.Generator().manual_seed(0))
     subjects = {"a.jpg": Subject(images, references, torch.tensor([1]))}
-    return sanity.Trial(Target(model, model.backbone.layer4), subjects, methods, seed=3)
+    target = Target(model, model.backbone.layer4)
+    return Trial(target, subjects, explainers(target, methods), seed=3)
 
 
-@pytest.mark.parametrize("mode", sanity.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_rows_by_hand(mode, tmp_path):
     """One step written out; and the model is what it was after the run."""
     one = trial("GradFAM")
     model, (subject,) = one.target.model, one.subjects.values()
     before = state_of(model)
-    rows = Rows(tmp_path / "rows.csv", ("layer", "mode", "image", "method"), tuple(sanity.LIKENESS))
-    sanity.compare(one, mode, rows)
-    sanity.draw_maps(one, mode)
+    rows = Rows(tmp_path / "rows.csv", ("layer", "mode", "image", "method"), tuple(LIKENESS))
+    compare(one, mode, rows)
+    draw_maps(one, mode)
     assert_same(state_of(model), before)
 
     randomise = {
@@ -188,13 +171,13 @@ def test_the_model_is_restored_after_an_error(tmp_path):
     one = trial("GradFAM")
     before = state_of(one.target.model)
     one.methods["GradFAM"] = lambda subject: 1 / 0
-    rows = Rows(tmp_path / "rows.csv", ("layer", "mode", "image", "method"), tuple(sanity.LIKENESS))
+    rows = Rows(tmp_path / "rows.csv", ("layer", "mode", "image", "method"), tuple(LIKENESS))
     with pytest.raises(ZeroDivisionError):
-        sanity.compare(one, "cascading", rows)
+        compare(one, "cascading", rows)
     assert_same(state_of(one.target.model), before)
 
 
 def test_layer_names_in_two_lines():
-    assert sanity.in_two_lines("backbone.layer4.1.bn2") == "backbone.\nlayer4.1.bn2"
-    assert sanity.in_two_lines("conv4.0.conv2b.1.conv1") == "conv4.0.\nconv2b.1.conv1"
-    assert sanity.in_two_lines("classifier") == "classifier"
+    assert in_two_lines("backbone.layer4.1.bn2") == "backbone.\nlayer4.1.bn2"
+    assert in_two_lines("conv4.0.conv2b.1.conv1") == "conv4.0.\nconv2b.1.conv1"
+    assert in_two_lines("classifier") == "classifier"

@@ -36,6 +36,7 @@ INTERPOLATE_MODES = (None, "bilinear", "bicubic", "nearest")
 FINGERPRINT = "target_fingerprint"
 FINGERPRINT_TOLERANCE = 1e-2
 METADATA = "amd_interpreter"
+SETTINGS = ("attributes", "stages", "hidden", "image_size")
 
 
 class Decomposed(NamedTuple):
@@ -244,12 +245,7 @@ class AMDInterpreter(nn.Module):
         for key, value in state.items():
             if value.dim() > 1 and value.is_floating_point() and key != "prototypes":
                 state[key] = value.to(dtype)
-        settings = {
-            "attributes": self.attributes,
-            "stages": self.stages,
-            "hidden": self.hidden,
-            "image_size": self.image_size,
-        }
+        settings = {name: getattr(self, name) for name in SETTINGS}
         state[FINGERPRINT] = self.fingerprint.cpu()
         save_file(state, path, {METADATA: json.dumps(settings)})
 
@@ -407,8 +403,8 @@ def read_interpreter(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError("path", f"{path} ({error})", expected) from error
-    if FINGERPRINT not in state or not isinstance(settings, dict):
-        raise InputError("path", f"{path} without a fingerprint", expected)
+    if FINGERPRINT not in state or not isinstance(settings, dict) or {*settings} != {*SETTINGS}:
+        raise InputError("path", f"{path} without settings or fingerprint", expected)
     return settings, state
 
 

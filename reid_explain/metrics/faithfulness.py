@@ -16,6 +16,7 @@ from reid_explain.checks import (
     check_at_least,
     check_embeddings,
     check_images,
+    check_maps,
     check_nonzero,
     described,
 )
@@ -206,7 +207,9 @@ def drop(original: Tensor, explained: Tensor, baseline: Tensor) -> Tensor:
 
     .. math:: \frac{\max(0, o - e)}{o - b}
 
-    AS Drop with ``match_similarity``, AP Drop with ``average_precision``. NaN where
+    AS Drop with ``match_similarity``, AP Drop with ``average_precision``. Under the F masks of
+    ``top_area_masks`` the mean of a row is the area-matched drop: each kept area weighs the same,
+    whatever lies between it and the next. NaN where
     :math:`o - b \le 0` (the fill does no harm, so there is nothing to lose) and where a figure
     is NaN (no match).
 
@@ -250,29 +253,6 @@ def increase(original: Tensor, explained: Tensor) -> Tensor:
     original = original.view(-1, *[1] * (explained.dim() - 1))
     better = (explained > original).to(explained.dtype)
     return better.where(~(original.isnan() | explained.isnan()), torch.nan)
-
-
-def area_matched_drop(original: Tensor, explained: Tensor, baseline: Tensor) -> Tensor:
-    """Return each query's mean drop (Q,) over F equal kept areas: the area under its curve.
-
-    The plain mean: each fraction weighs the same, whatever lies between it and the next. (The
-    fractions are denser where little is kept, and so is their weight; ``area_under_curve``
-    weighs by distance.)
-
-    Args:
-        original: (Q,), as for ``drop``.
-        explained: (Q, F), of the images under ``top_area_masks``.
-        baseline: (Q,), as for ``drop``.
-
-    Returns:
-        (Q,), NaN where ``drop`` is.
-
-    Raises:
-        InputError: If the shapes differ.
-    """
-    if explained.dim() != 2:
-        raise InputError("explained", described(explained), "(Q, F), one column per area")
-    return drop(original, explained, baseline).mean(dim=1)
 
 
 def _check_figures(original: Tensor, explained: Tensor, baseline: Tensor) -> None:
@@ -338,7 +318,8 @@ def insertion_curve(
     Source: Petsiuk et al., RISE, BMVC 2018, with the cosine in the place of the class
     probability.
     """
-    return _similarity_curve(forward_func, images, maps, fill, steps, batch_size, deleted=False)
+    masks = _step_masks(images, maps, fill, steps)
+    return _similarities(forward_func, images, masks, fill, batch_size)
 
 
 def deletion_curve(
@@ -354,49 +335,40 @@ def deletion_curve(
     The counterpart of ``insertion_curve``, with the same arguments, values and source: the
     lower its area, the better the map.
     """
-    return _similarity_curve(forward_func, images, maps, fill, steps, batch_size, deleted=True)
+    masks = ~_step_masks(images, maps, fill, steps)
+    return _similarities(forward_func, images, masks, fill, batch_size)
 
 
-def _similarity_curve(
+def _step_masks(images: Tensor, maps: Tensor, fill: Tensor, steps: int) -> Tensor:
+    """Return the masks (B, steps + 1, 1, H, W) of each map's highest pixels, none to all."""
+    check_at_least("steps", steps, 1)
+    _check_fit(images, "maps", maps, fill)
+    return top_area_masks(maps, [step / steps for step in range(steps + 1)])
+
+
+def _similarities(
     forward_func: Callable[[Tensor], Tensor],
     images: Tensor,
-    maps: Tensor,
+    masks: Tensor,
     fill: Tensor,
-    steps: int,
     batch_size: int,
-    deleted: bool,
 ) -> Tensor:
-    """Return cosines (B, steps + 1) as the highest pixels alone are kept, or ``deleted``."""
-    check_at_least("steps", steps, 1)
+    """Return the cosine (B, F) of each image with what its F masks (B, F, 1, H, W) keep."""
     check_at_least("batch_size", batch_size, 1)
-    images = _check_fit(images, "maps", maps, fill)
-    ranks = pixel_ranks(maps)
-    counts = [round(step * ranks[0].numel() / steps) for step in range(steps + 1)]
-    pixels = torch.tensor(counts, device=ranks.device).repeat(len(images)).view(-1, 1, 1, 1)
-    rows = torch.arange(len(images), device=ranks.device).repeat_interleave(steps + 1)
-    starts = range(0, len(images), batch_size)
-    whole = torch.cat([_embed(forward_func, images[i : i + batch_size]) for i in starts])
+    whole = torch.cat([_embed(forward_func, part) for part in torch.split(images, batch_size)])
     check_nonzero("the result of forward_func", whole)
     cosines = []
-    for start in range(0, len(rows), batch_size):
-        chunk = slice(start, start + batch_size)
-        row = rows[chunk]
-        masks = (ranks[row] < pixels[chunk]) != deleted
-        partial = _embed(forward_func, composite(images[row], masks, fill[row]))
+    rows = torch.arange(len(images), device=images.device).repeat_interleave(masks.shape[1])
+    for row, mask in zip(
+        torch.split(rows, batch_size), torch.split(masks.flatten(0, 1), batch_size), strict=True
+    ):
+        partial = _embed(forward_func, composite(images[row], mask, fill[row]))
         tiny = torch.finfo(partial.dtype).tiny
         cosines.append(cosine_similarity(partial, whole[row], eps=tiny))
-    return torch.cat(cosines).view(len(images), steps + 1)
+    return torch.cat(cosines).view(masks.shape[:2])
 
 
 def _embed(forward_func: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     with torch.no_grad():
         result = forward_func(images)
     return check_embeddings("the result of forward_func", result, rows=len(images)).double()
-
-
-def check_maps(argument: str, maps: Tensor) -> Tensor:
-    """Return ``maps`` if they are (B, 1, H, W), floating point and finite."""
-    maps = check_images(argument, maps)
-    if maps.shape[1] != 1:
-        raise InputError(argument, described(maps), "maps (B, 1, H, W)")
-    return maps

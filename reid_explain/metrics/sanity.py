@@ -6,7 +6,7 @@ models leaves the unrandomised one out: nothing here yields it.
 
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +21,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from reid_explain.capture import evaluation
-from reid_explain.checks import described
+from reid_explain.checks import check_maps, described
 from reid_explain.errors import InputError
 from reid_explain.fills import unit_range
-from reid_explain.metrics.faithfulness import check_maps
 
 Map = NDArray[np.float64]
 
@@ -155,7 +154,7 @@ def cascading_randomisation(
     *,
     forward_func: Callable[[Tensor], Any] | None = None,
     seed: int = 0,
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     """Randomise the layers of ``model`` one after another, from the last that runs to the first.
 
     Each step yields the name of the layer that joined the randomised ones, while ``model``
@@ -197,7 +196,7 @@ def independent_randomisation(
     *,
     forward_func: Callable[[Tensor], Any] | None = None,
     seed: int = 0,
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     """Randomise one layer of ``model`` at a time, from the last that runs to the first.
 
     As ``cascading_randomisation`` in everything, except that all other layers are as learnt at

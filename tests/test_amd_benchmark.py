@@ -1,0 +1,162 @@
+"""benchmarks/amd.py from training to figures, on a small world."""
+
+import json
+
+import amd
+import amd_truth
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from reid_explain.amd import AMDInterpreter
+from reid_explain.datasets.synthetic import SyntheticReID
+from reid_explain.models import load_pretrained
+
+TRAIN = """train --epochs 2 --images-per-epoch 12 --identities 3 --instances 2
+    --warmup-epochs 1 --learning-rate 3e-4 --precision bfloat16 --stored-dtype float16"""
+
+
+@pytest.fixture(scope="module")
+def world():
+    return SyntheticReID(train_identities=6, test_identities=4, images_per_camera=2, distractors=2)
+
+
+def run(world, *arguments):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(amd, "open_dataset", lambda name, root: world)
+        amd.main([word for argument in arguments for word in str(argument).split()])
+
+
+@pytest.fixture(scope="module")
+def trained(world, tmp_path_factory):
+    output = tmp_path_factory.mktemp("amd") / "run"
+    run(world, TRAIN, "--output", output)
+    return output
+
+
+def test_a_training_leaves_an_interpreter_and_its_log(trained, world):
+    assert {path.name for path in trained.iterdir()} == {
+        "checkpoint",
+        "interpreter.safetensors",
+        "log.csv",
+        "log.png",
+        "settings.json",
+        "train_images.npy",
+    }
+    loaded = AMDInterpreter.load(trained / "interpreter.safetensors", load_pretrained("synthetic"))
+    assert loaded.attributes == tuple(world.attribute_names)
+    assert loaded.network.frequencies.isfinite().all()
+    assert (trained / "interpreter.safetensors").stat().st_size < 8e6
+
+
+def test_a_finished_training_is_not_trained_again(trained, world, capsys):
+    before = (trained / "interpreter.safetensors").read_bytes()
+    run(world, TRAIN, "--resume --output", trained)
+    assert (trained / "interpreter.safetensors").read_bytes() == before
+    assert "epoch" not in capsys.readouterr().err
+
+
+def test_evaluate_prints_the_tables_of_the_paper(trained, world, tmp_path, capsys):
+    file = trained / "interpreter.safetensors"
+    run(world, "evaluate --pairs 1 --interpreter", file, "--output", tmp_path / "a")
+    out = capsys.readouterr().out
+    results = json.loads((tmp_path / "a" / "results.json").read_text())
+    for name in ("target", "interpreter", "floor: one fixed order", "floor: random order"):
+        assert f"\n{name} " in out
+    assert "oracle: true labels" in out
+    assert f"{results['X-mAP_e']['interpreter']['mean']:.2f}" in out
+    assert f"{results['retrieval']['oracle']['mAP']:.2f}" in out
+    assert "that attribute ranks first" in out
+    truth = results["truth_by_pair"]
+    assert len(truth) == results["truth"]["pairs"] > 5
+    assert len({row["attribute"] for row in truth}) == len(truth)
+
+
+def test_published_rows_are_marked(trained, world, tmp_path, capsys):
+    file = trained / "interpreter.safetensors"
+    for name, flags in (("market1501", ""), ("dukemtmc", "--cross-domain")):
+        other = SyntheticReID(
+            train_identities=6, test_identities=4, images_per_camera=2, distractors=2
+        )
+        other.name = name
+        run(other, f"evaluate --pairs 1 {flags} --interpreter", file, "--output", tmp_path / name)
+    first, second = capsys.readouterr().out.split("dukemtmc, %", 1)
+    assert "published, full test split: SBS ResNet-50" in first
+    assert "Market to Duke" not in first
+    assert "published, full test split: Market to Duke, SBS ResNet-50" in second
+
+
+def test_explain_draws_pairs_averages_and_masks(trained, world, tmp_path):
+    file = trained / "interpreter.safetensors"
+    run(world, "explain --figures 2 --interpreter", file, "--output", tmp_path / "a")
+    pictures = {path.name for path in (tmp_path / "a").glob("*.png")}
+    assert pictures == {
+        *("pair_00.png", "pair_01.png", "average_maps.png", "masks_00.png", "masks_01.png")
+    }
+
+
+def test_one_difference_pairs_differ_in_one_attribute(world):
+    pairs = list(amd_truth.one_differences(world, 1, seed=0))
+    assert len({pair.attribute for pair in pairs}) == len(pairs) > 15
+    for pair in pairs:
+        assert pair.mask.sum() >= amd_truth.SMALLEST
+        differs = (pair.original != pair.changed).any(1, keepdim=True)
+        assert torch.equal(differs, pair.change)
+        assert any(torch.equal(pair.shown, view) for view in (pair.original, pair.changed))
+
+
+def test_the_truth_is_scored_as_it_says(world):
+    """An interpreter that knows everything: its maps are the masks, its ranks the truth."""
+    pair = next(amd_truth.one_differences(world, 1, seed=0))
+
+    class Knows:
+        attributes = tuple(world.attribute_names)
+
+        def index(self, name):
+            return self.attributes.index(name)
+
+        def attribute(self, query, gallery=None, *, target=None):
+            if target is not None:
+                return pair.mask.float()
+            shares = torch.full((1, 26), 0.02)
+            shares[0, self.index(pair.attribute)] = 0.5
+            maps = pair.change.float().expand(1, 26, -1, -1)
+            zeros = torch.zeros_like(maps)
+            return type(
+                "Found", (), dict(contributions=shares, query_maps=maps, gallery_maps=zeros)
+            )
+
+    figures = amd_truth.score(Knows(), pair)
+    assert figures["first"] == figures["top"] == figures["map_energy"] == 1
+    assert figures["change_energy"] == 1
+    assert figures["contribution"] == 0.5
+    assert figures["mask_area"] == pytest.approx(float(pair.mask.float().mean()))
+    assert np.isclose(figures["change_area"], float(pair.change.float().mean()))
+
+
+def refused(world, *words):
+    with pytest.raises(SystemExit) as caught:
+        run(world, *words)
+    return str(caught.value)
+
+
+def test_wrong_input_ends_with_one_line(trained, world, tmp_path):
+    file = trained / "interpreter.safetensors"
+    out = ("--output", tmp_path / "a")
+    assert "--output: got" in refused(world, TRAIN, "--output", trained)
+    assert "other settings" in refused(world, TRAIN, "--resume --seed 3 --output", trained)
+    assert "path: got" in refused(world, "evaluate --interpreter", tmp_path / "none", *out)
+    assert "--weights: got nothing" in refused(
+        world, "evaluate --target osnet_x0_25 --interpreter", file, *out
+    )
+    assert "--interpreter: got nothing" in refused(
+        world, "evaluate --target osnet_x0_25 --weights x.pth", *out
+    )
+
+    class OtherAttributes(SyntheticReID):
+        attribute_names = ("beard", *SyntheticReID.attribute_names[1:])
+
+    other = OtherAttributes(train_identities=4, test_identities=2, distractors=0)
+    assert "or --cross-domain" in refused(other, "evaluate --interpreter", file, *out)
