@@ -94,17 +94,13 @@ def train(settings: argparse.Namespace) -> None:
     """Train an interpreter and save it."""
     precision = "bf16" if settings.precision == "bfloat16" else "no"
     accelerator = Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
-    recipe = Recipe(**{field.name: getattr(settings, field.name) for field in fields(Recipe)})
-    output = settings.output
+    recipe, output = recipe_of(settings), settings.output
     if accelerator.is_main_process:
         fixed = fixed_settings(settings) | {"processes": accelerator.num_processes}
         claim(output, fixed, resume=settings.resume)
     accelerator.wait_for_everyone()
     dataset = open_dataset(settings.dataset, settings.root)
-    set_seed(recipe.seed)
-    target = open_model(settings.target, settings.weights)
-    interpreter = AMDInterpreter(target, dataset.attribute_names, hidden=settings.hidden)
-    interpreter.to(memory_format=torch.channels_last)
+    interpreter = untrained(settings, dataset)
     log = train_interpreter(
         interpreter, dataset, output, recipe, accelerator=accelerator, workers=settings.workers
     )
@@ -112,6 +108,19 @@ def train(settings: argparse.Namespace) -> None:
         dtype = getattr(torch, settings.stored_dtype)
         interpreter.save(output / "interpreter.safetensors", dtype=dtype)
         save_figure(training_figure(log), output / "log.png")
+
+
+def recipe_of(settings: argparse.Namespace) -> Recipe:
+    """Return how to train."""
+    return Recipe(**{field.name: getattr(settings, field.name) for field in fields(Recipe)})
+
+
+def untrained(settings: argparse.Namespace, dataset: ReIDDataset) -> AMDInterpreter:
+    """Return the interpreter as it starts, the same for the same seed."""
+    set_seed(settings.seed)
+    target = open_model(settings.target, settings.weights)
+    interpreter = AMDInterpreter(target, dataset.attribute_names, hidden=settings.hidden)
+    return interpreter.to(memory_format=torch.channels_last)
 
 
 def evaluate(settings: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """Attribution for embedding models: what a vector, a match or a difference was made of."""
 
+from reid_explain.amd.interpreter import AMDInterpreter
 from reid_explain.errors import InputError
 from reid_explain.explainers.cam import GradCAM, ScoreCAM
 from reid_explain.explainers.controls import ActivationMean, Centre, Random
@@ -11,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CGRAM",
     "RAM",
+    "AMDInterpreter",
     "ActivationMean",
     "Centre",
     "GradCAM",

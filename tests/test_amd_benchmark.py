@@ -1,6 +1,11 @@
 """benchmarks/amd.py from training to figures, on a small world."""
 
+import contextlib
+import csv
 import json
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import amd
 import amd_truth
@@ -9,7 +14,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from reid_explain.amd import AMDInterpreter
+from reid_explain.amd import AMDInterpreter, AMDLoss
+from reid_explain.amd.trainer import Sources, pair_terms
+from reid_explain.datasets import Market1501
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.models import load_pretrained
 
@@ -160,3 +167,51 @@ def test_wrong_input_ends_with_one_line(trained, world, tmp_path):
 
     other = OtherAttributes(train_identities=4, test_identities=2, distractors=0)
     assert "or --cross-domain" in refused(other, "evaluate --interpreter", file, *out)
+
+
+ONE_BATCH = """train --dataset market1501 --epochs 1 --images-per-epoch 8 --identities 4
+    --instances 2 --warmup-epochs 0 --learning-rate 1e-4"""
+
+
+def test_two_processes_share_a_batch(world, tmp_path):
+    """The loss of one batch is the mean of what each process finds in its half."""
+    world.export(tmp_path / "world")
+    exported = Market1501(tmp_path / "world")
+    words = [*ONE_BATCH.split(), "--root", str(tmp_path / "world"), "--output"]
+    launcher = "-m torch.distributed.run --standalone --nproc_per_node 2"
+    done = subprocess.run(
+        [sys.executable, *launcher.split(), amd.__file__, *words, str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    halves = [half_loss(exported, tmp_path / f"{k}", k) for k in range(2)]
+    with (tmp_path / "run" / "log.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["loss"]) == pytest.approx(sum(halves) / 2, rel=1e-5)
+    assert abs(halves[0] - halves[1]) > 1e-3
+    target = load_pretrained("synthetic")
+    loaded = AMDInterpreter.load(tmp_path / "run" / "interpreter.safetensors", target)
+    assert not loaded.network.prototypes.isnan().any()
+
+
+def half_loss(dataset, folder, process):
+    """Return the loss of an untrained interpreter on one process's half of the first batch."""
+    settings = amd.parse_arguments([*ONE_BATCH.split(), "--output", str(folder)])
+    recipe = amd.recipe_of(settings)
+    interpreter = amd.untrained(settings, dataset)
+    part = SimpleNamespace(
+        process_index=process,
+        num_processes=2,
+        is_main_process=True,
+        main_process_first=contextlib.nullcontext,
+    )
+    folder.mkdir()
+    sources = Sources(interpreter, dataset, recipe, part)
+    loader = sources.loader(dataset.train, folder / "images.npy", augmented=True)
+    ((images, labels),) = loader
+    interpreter.train()
+    terms = pair_terms(interpreter(images), labels, AMDLoss(recipe.distillation))
+    return float(sum(terms.values()).detach())

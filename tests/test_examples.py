@@ -113,3 +113,12 @@ def test_draws_figure_4_of_the_paper(market_root, osnet_weights, tmp_path):
     width, _ = size(tmp_path / "figure.png")
     assert width > 9 * 240
     assert size(tmp_path / "figure_ranks.png")
+
+
+def test_explains_a_difference(tmp_path):
+    result = run("--output", tmp_path, example="plot_explain_difference.py")
+    assert result.returncode == 0, result.stderr
+    assert size(tmp_path / "difference.png")[0] > 600
+    distance, total = (float(word.strip(",")) for word in result.stdout.split()[1:4:2])
+    assert abs(total / distance - 1) < 0.1
+    assert result.stdout.endswith("(1, 1, 256, 128)\n")
