@@ -13,7 +13,8 @@ MAY_NOT_IMPORT = {
     "metrics": ("explainers", "amd", "models", "training", "visualization"),
     "datasets": ("explainers", "amd", "metrics", "models", "training", "visualization"),
     "models": ("explainers", "amd", "metrics", "datasets", "training", "visualization"),
-    "visualization.py": ("explainers", "amd", "metrics", "datasets", "models", "training"),
+    "amd": ("visualization",),
+    "visualization": ("explainers", "amd", "metrics", "datasets", "models", "training"),
     "training": ("explainers", "amd", "visualization"),
 }
 
