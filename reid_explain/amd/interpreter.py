@@ -24,7 +24,7 @@ from reid_explain.amd.decomposition import (
 )
 from reid_explain.amd.network import AttributeHead, AttributeNetwork
 from reid_explain.capture import evaluation, find_layer
-from reid_explain.checks import check_choice, check_images, described
+from reid_explain.checks import check_choice, check_embeddings, check_images, described
 from reid_explain.errors import InputError
 from reid_explain.explainers.base import at_least_float32
 from reid_explain.explainers.layout import upsample
@@ -111,10 +111,11 @@ class AMDInterpreter(nn.Module):
             raise InputError("stages", "none", "dotted names of the target's last stages")
         self.fingerprint = self._fingerprint()
         like = next(target.parameters())
-        channels = self.target_features(probe_images(self.image_size, like))[0].shape[1]
-        head = AttributeHead(channels, len(self.attributes), hidden)
-        self.hidden = head.conv1.out_channels
+        features, shared = self.target_features(probe_images(self.image_size, like))
         copies = [copy.deepcopy(stage_of(target, name)) for name in self.stages]
+        check_chain(self.stages, copies, shared, features)
+        head = AttributeHead(features.shape[1], len(self.attributes), hidden)
+        self.hidden = head.conv1.out_channels
         self.network = AttributeNetwork(copies, head, self.fingerprint.shape[1]).to(like.device)
         self.network.requires_grad_(True)
         self.train(False)
@@ -213,25 +214,21 @@ class AMDInterpreter(nn.Module):
         return int(attribute)
 
     def target_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the target's map F and the input of its copied stages, without gradients.
+        """Return the target's map F and the input of its first copied stage, without gradients.
 
         Raises:
-            InputError: The stages do not run one after the other, or do not give F.
+            InputError: That stage does not run, runs more than once or takes no tensor.
         """
-        modules = [stage_of(self.target, name) for name in self.stages]
-        with torch.no_grad(), recorded(modules) as calls:
+        first = stage_of(self.target, self.stages[0])
+        with torch.no_grad(), inputs_of(first) as given:
             features: Tensor = self.target.features(images)
-        ran = [call.module for call in calls]
-        given = [id(call.given) for call in calls]
-        gave = [id(call.output) for call in calls]
-        if ran != modules or gave != [*given[1:], id(features)]:
+        if len(given) != 1 or not isinstance(given[0], Tensor):
             raise InputError(
                 "stages",
-                ", ".join(self.stages),
-                "stages of target that run once, one after the other, the last of which gives "
-                "target.features(x)",
+                repr(self.stages[0]),
+                "a stage that runs once, on a tensor, in target.features",
             )
-        return features, calls[0].before
+        return features, given[0]
 
     def save(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write the interpreter without its target as one safetensors file; ``load`` reads it.
@@ -298,38 +295,48 @@ class AMDInterpreter(nn.Module):
         """Return the target's embeddings of two fixed images, (2, D)."""
         probes = probe_images(self.image_size, next(self.target.parameters()))
         with torch.no_grad():
-            embeddings: Tensor = self.target.embed(self.target.features(probes))
-        return embeddings.float()
-
-
-class StageCall(NamedTuple):
-    """One call of a stage: what it was given, a copy of that from before, and what it gave."""
-
-    module: nn.Module
-    given: Tensor
-    before: Tensor
-    output: Tensor
+            embeddings = self.target.embed(self.target.features(probes))
+        return check_embeddings("target", embeddings, rows=len(probes)).float()
 
 
 @contextmanager
-def recorded(modules: Sequence[nn.Module]) -> Iterator[list[StageCall]]:
-    """Yield a list that fills with the calls of ``modules``; only the first keeps its input."""
-    calls: list[StageCall] = []
-    before: list[Tensor] = []
+def inputs_of(module: nn.Module) -> Iterator[list[Any]]:
+    """Yield a list that fills with the first argument of each call of ``module``, copied."""
+    given: list[Any] = []
 
-    def enter(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        before.append(inputs[0].clone() if not before else inputs[0])
+    def enter(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        first = inputs[0] if inputs else None
+        # The module may work in place.
+        given.append(first.clone() if isinstance(first, Tensor) else first)
 
-    def leave(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.append(StageCall(module, inputs[0], before[-1], output))
-
-    handles = [module.register_forward_pre_hook(enter) for module in modules]
-    handles += [module.register_forward_hook(leave) for module in modules]
+    handle = module.register_forward_pre_hook(enter)
     try:
-        yield calls
+        yield given
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
+
+
+def check_chain(
+    names: Sequence[str], copies: Sequence[nn.Module], shared: Tensor, features: Tensor
+) -> None:
+    """Raise unless the copied stages, one after the other, make F of what the first one takes."""
+    try:
+        with torch.no_grad():
+            made = nn.Sequential(*copies)(shared.clone())
+    except (RuntimeError, TypeError):  # What a stage raises that is given another one's input.
+        made = None
+    if not isinstance(made, Tensor) or made.shape != features.shape or not close(made, features):
+        raise InputError(
+            "stages",
+            ", ".join(names),
+            "stages of target that run one after the other, nothing between them, and give "
+            "target.features(x)",
+        )
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    """Tell whether two tensors differ by no more than rounding."""
+    return bool((found - expected).norm() <= 1e-3 * expected.norm())
 
 
 def stage_of(target: nn.Module, name: str) -> nn.Module:

@@ -52,7 +52,8 @@ class GeneralizedMeanPool(nn.Module):
         Here ``eps`` bounds F and A before the product, and the product's mean after it.
         """
         powers = features.clamp(min=self.eps).pow(self.p), masks.clamp(min=self.eps).pow(self.p)
-        return masked_means(*powers).clamp(min=self.eps**3).pow(1 / self.p)
+        least = (self.eps**self.p).clamp(min=torch.finfo(features.dtype).tiny)
+        return masked_means(*powers).clamp(min=least).pow(1 / self.p)
 
 
 POOLINGS = MappingProxyType({"avg": GlobalAveragePool, "gem": GeneralizedMeanPool})
