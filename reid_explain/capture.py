@@ -91,12 +91,14 @@ def capture(
     The layer's output is cut out of the graph: it is a leaf that requires gradients when they
     are enabled, the rest of the model runs on a copy of it (so that a later in-place operation
     cannot change it), and ``torch.autograd.grad`` of the result reaches it and nothing before.
+    What runs before the layer records no graph, whatever parameters require gradients.
 
     Raises:
         InputError: If the layer did not run or ran more than once, or gave no tensor.
     """
     outputs: list[Any] = []
     thread = threading.get_ident()
+    with_gradients = torch.is_grad_enabled()
 
     def cut(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         if threading.get_ident() != thread:
@@ -106,12 +108,14 @@ def capture(
         outputs.append(tensor)
         if not isinstance(tensor, Tensor) or len(outputs) > 1:
             return None
+        torch.set_grad_enabled(with_gradients)
         outputs[0] = leaf = tensor.detach().requires_grad_(torch.is_grad_enabled())
         return (leaf.clone(),) if alone else leaf.clone()
 
     handle = layer.register_forward_hook(cut)
     try:
-        result = forward_func(images, *args)
+        with torch.no_grad():
+            result = forward_func(images, *args)
     finally:
         handle.remove()
     name = type(layer).__name__

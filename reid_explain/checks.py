@@ -41,6 +41,13 @@ def check_embeddings(
 
     ``rows`` and ``width`` say what B and D have to be.
     """
+    return check_finite(argument, check_rows(argument, embeddings, rows=rows, width=width))
+
+
+def check_rows(
+    argument: str, embeddings: object, *, rows: int | None = None, width: int | None = None
+) -> Tensor:
+    """Return ``embeddings`` if it is a floating point batch (B, D); the values are not read."""
     expected = f"(B{f' = {rows}' if rows else ''}, D{f' = {width}' if width else ''})"
     fits = (
         isinstance(embeddings, Tensor)
@@ -52,13 +59,19 @@ def check_embeddings(
     if not fits:
         raise InputError(argument, described(embeddings), f"one row per image, {expected}")
     assert isinstance(embeddings, Tensor)
-    return check_finite(argument, embeddings)
+    check_floating(argument, embeddings)
+    return embeddings
+
+
+def check_floating(argument: str, values: Tensor) -> None:
+    """Raise unless ``values`` are floating point."""
+    if not values.is_floating_point():
+        raise InputError(argument, described(values), "a floating point dtype")
 
 
 def check_finite(argument: str, values: Tensor) -> Tensor:
     """Return ``values`` detached if they are floating point and neither NaN nor infinite."""
-    if not values.is_floating_point():
-        raise InputError(argument, described(values), "a floating point dtype")
+    check_floating(argument, values)
     if not torch.isfinite(values).all():
         bad = int((~torch.isfinite(values)).sum())
         raise InputError(argument, f"{bad} NaN or infinite values", "finite values")

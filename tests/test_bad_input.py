@@ -185,12 +185,17 @@ def test_masked_images_without_an_embedding():
 def test_no_gradient():
     net = HeadNet().eval()
 
-    @torch.no_grad()
-    def frozen(x):
-        return net(x)
+    def cut(x):
+        return net(x).detach()
 
     with pytest.raises(InputError, match="layer: got an output without influence"):
-        GradFAM(frozen, net.relu).attribute(X)
+        GradFAM(cut, net.relu).attribute(X)
+
+
+def test_a_function_in_inference_mode_has_no_gradient():
+    net = HeadNet().eval()
+    with pytest.raises(InputError, match="layer: got an output without influence"):
+        GradFAM(torch.inference_mode()(net.forward), net.relu).attribute(X)
 
 
 @every_explainer

@@ -1,8 +1,9 @@
 """The frame of every explainer: argument forms, evaluation mode, capture, resizing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from captum.attr import GradientAttribution, LayerAttribution
@@ -12,16 +13,18 @@ from torch import Tensor, nn
 from reid_explain.capture import ForwardFunc, capture, evaluation, find_layer
 from reid_explain.checks import (
     check_choice,
-    check_embeddings,
     check_finite,
     check_images,
+    check_rows,
     described,
 )
 from reid_explain.errors import InputError
 from reid_explain.explainers.layout import as_map, upsample
+from reid_explain.memory_format import images_per_forward, in_fast_format
 
 Images = TypeVar("Images", Tensor, tuple[Tensor, ...])
 Method = TypeVar("Method", bound=Callable[..., Any])
+RESULT = "the result of forward_func"
 INTERPOLATE_MODES = (None, "bilinear", "bicubic", "nearest")
 
 
@@ -117,22 +120,24 @@ class Explainer(LayerAttribution):
 
     def _forward(self, images: Tensor, args: tuple[Any, ...]) -> Tensor:
         """Return what ``forward_func`` makes of ``images``, (B, D), in at least float32."""
-        return self._checked(self.forward_func(images, *args), len(images))
+        return check_finite(RESULT, self._result(self.forward_func(images, *args), len(images)))
 
     def _capture(self, images: Tensor, args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
         """Return the layer's raw output and the result (B, D) of one forward pass."""
         activation, output = capture(self.forward_func, self.layer, images, args)
-        return activation, self._checked(output, len(images))
+        result = self._result(output, len(images))
+        check_finite(RESULT, result)
+        return activation, result
 
-    def _checked(self, output: Any, rows: int) -> Tensor:
+    def _result(self, output: Any, rows: int) -> Tensor:
+        """Return what ``forward_func`` gave, if it is (B, D), in at least float32."""
         if not isinstance(output, Tensor):
             raise InputError(
                 "forward_func",
                 f"a result of type {described(output)}",
                 "a tensor (B, D); pick it: lambda x: model(x)[...]",
             )
-        check_embeddings("the result of forward_func", output, rows=rows)
-        return at_least_float32(output)
+        return at_least_float32(check_rows(RESULT, output, rows=rows))
 
     def _as_map(self, activation: Tensor, images: Tensor) -> Tensor:
         """Return a layer's raw output (or its gradient) as (B, C, h, w), in at least float32."""
@@ -160,25 +165,48 @@ class GradientExplainer(Explainer, GradientAttribution):
 
     def _map(self, images: Tensor, args: tuple[Any, ...], given: Any) -> Tensor:
         with torch.enable_grad():
-            activation, output = self._capture(images, args)
-            score = self._score(output, given)
-            gradient = gradients(score, activation)
-        activation = self._as_map(activation, images)
-        weights = self._as_map(gradient, images).mean(dim=(2, 3), keepdim=True)
-        return (weights * activation).sum(dim=1, keepdim=True).relu()
+            parts = list(self._captures(images, args))
+            score = self._score(torch.cat([part.output for part in parts]), given)
+            slopes = gradients(score, [part.activation for part in parts])
+        maps = []
+        for part, slope in zip(parts, slopes, strict=True):
+            activation = self._as_map(part.activation, part.images)
+            weights = self._as_map(slope, part.images).mean(dim=(2, 3), keepdim=True)
+            maps.append((weights * activation).sum(dim=1, keepdim=True).relu())
+        return torch.cat(maps)
+
+    def _captures(self, images: Tensor, args: tuple[Any, ...]) -> Iterator["Captured"]:
+        """Yield the batch as many images at a time as fill the device: more are slower."""
+        memory_format: torch.memory_format | None = None
+        everyone = torch.arange(len(images), device=images.device)
+        for rows in torch.split(everyone, images_per_forward(images)):
+            capture_ = partial(self._capture, args=rows_of(args, rows, len(images)))
+            part = images[rows]
+            if memory_format is None:
+                captured, memory_format = in_fast_format(capture_, part)
+            else:
+                captured = capture_(part.contiguous(memory_format=memory_format))
+            yield Captured(part, *captured)
 
 
-def gradients(score: Tensor, activation: Tensor) -> Tensor:
-    """Return the gradient of each row's score (B,) with respect to its own activation.
+class Captured(NamedTuple):
+    """Images (n, C, H, W), the layer's raw output for them, and the result (n, D)."""
+
+    images: Tensor
+    activation: Tensor
+    output: Tensor
+
+
+def gradients(score: Tensor, activations: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the gradients of the scores (B,) with respect to the activations of their rows.
 
     Raises:
         InputError: If the score does not depend on the activation, or not differentiably.
     """
     if score.requires_grad:
-        gradient: Tensor | None
-        (gradient,) = torch.autograd.grad(score.sum(), activation, allow_unused=True)
-        if gradient is not None:
-            return gradient
+        slopes = torch.autograd.grad(score.sum(), activations, allow_unused=True)
+        if all(slope is not None for slope in slopes):
+            return slopes
     raise InputError(
         "layer",
         "an output without influence on the result of forward_func",

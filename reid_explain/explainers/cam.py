@@ -91,10 +91,9 @@ class ScoreCAM(MaskingExplainer):
     ``forward_func`` returns logits (B, classes). Source: Score-CAM, definitions 3 and 4.
     One forward pass for each channel that is not constant.
 
+    The settings are those of :class:`.MaskingExplainer`, and:
+
     Args:
-        forward_func: See :class:`GradCAM`.
-        layer: See :class:`GradCAM`.
-        reshape_transform: See :class:`GradCAM`.
         score: What S is made of: the class's ``"logit"``, or its ``"probability"``, which
             flattens the weights.
     """
@@ -105,8 +104,13 @@ class ScoreCAM(MaskingExplainer):
         layer: nn.Module | str,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         score: Literal["logit", "probability"] = "logit",
+        clusters: int | None = None,
+        tolerance: float | None = None,
+        autocast_dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(forward_func, layer, reshape_transform)
+        super().__init__(
+            forward_func, layer, reshape_transform, clusters, tolerance, autocast_dtype
+        )
         check_choice("score", score, ("logit", "probability"))
         self.score = score
 
@@ -117,29 +121,16 @@ class ScoreCAM(MaskingExplainer):
         target: Any = None,
         baselines: Any = None,
         additional_forward_args: Any = None,
-        perturbations_per_eval: int = 32,
+        perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         interpolate_mode: str | None = "bilinear",
         return_scores: bool = False,
     ) -> Any:
         """Explain one class of each image.
 
-        Args:
-            inputs: Images (B, C, H, W), as the model takes them.
-            target: The class, or one for each image; None for the class of the largest logit.
-            baselines: What shows where the mask is 0: images (B or 1, C, H, W) or a number;
-                None for the image under a Gaussian blur (:func:`~reid_explain.blurred`).
-            additional_forward_args: Further arguments of ``forward_func``; one or a tuple.
-            perturbations_per_eval: Masked images in one forward pass; it bounds the memory and
-                does not change the result beyond rounding.
-            show_progress: Whether to show a bar on standard error.
-            interpolate_mode: ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` to the size of the
-                images; None for the layer's own h x w.
-            return_scores: Whether to return the scores S as well.
-
-        Returns:
-            Maps (B, 1, H, W), at least 0, within the range of the activations; with
-            ``return_scores`` a pair of these and the scores (B, K) of the K channels.
+        ``target`` is the class, or one for each image; None for the class of the largest logit.
+        All else is as in :meth:`.ScoreFAM.attribute`; the scores are differences of logits, or
+        of probabilities.
 
         Raises:
             InputError: If an argument does not fit, the layer gives no map, or a logit is NaN or

@@ -60,7 +60,8 @@ class ScoreFAM(MaskingExplainer):
 
     with :math:`M_k` the channel :math:`A^k`, upsampled and then stretched to [0, 1].
     Source: FAM, equations 10 to 13. One forward pass for each channel that is not constant.
-    A masked image whose embedding is zero has cosine 0.
+    A masked image whose embedding is zero has cosine 0. The settings are those of
+    :class:`.MaskingExplainer`; ``clusters=64`` is a good start where seconds count.
     """
 
     @logged
@@ -69,7 +70,7 @@ class ScoreFAM(MaskingExplainer):
         inputs: Images,
         baselines: Any = None,
         additional_forward_args: Any = None,
-        perturbations_per_eval: int = 32,
+        perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         interpolate_mode: str | None = "bilinear",
         return_scores: bool = False,
@@ -81,8 +82,9 @@ class ScoreFAM(MaskingExplainer):
             baselines: What shows where the mask is 0: images (B or 1, C, H, W) or a number;
                 None for the image under a Gaussian blur (:func:`~reid_explain.blurred`).
             additional_forward_args: Further arguments of ``forward_func``; one or a tuple.
-            perturbations_per_eval: Masked images in one forward pass; it bounds the memory and
-                does not change the result beyond rounding.
+            perturbations_per_eval: Masked images in one forward pass, of all images together; it
+                bounds the memory and does not change the result beyond rounding. None fills the
+                device.
             show_progress: Whether to show a bar on standard error.
             interpolate_mode: ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` to the size of the
                 images; None for the layer's own h x w.
@@ -90,7 +92,8 @@ class ScoreFAM(MaskingExplainer):
 
         Returns:
             Maps (B, 1, H, W), at least 0, within the range of the activations; with
-            ``return_scores`` a pair of these and the scores (B, K) of the K channels, in [-2, 2].
+            ``return_scores`` a pair of these and the scores (B, K) of the K channels, in [-2, 2]
+            where they are measured.
 
         Raises:
             InputError: If an argument does not fit, the layer gives no map, or an embedding is

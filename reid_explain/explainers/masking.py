@@ -1,21 +1,27 @@
 """Explainers that mask the image with each channel and weigh the channel by what remains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from captum.attr import PerturbationAttribution
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from reid_explain.checks import check_at_least, check_images, described
+from reid_explain.capture import ForwardFunc
+from reid_explain.checks import check_at_least, check_choice, check_images, described
 from reid_explain.errors import InputError
-from reid_explain.explainers.base import Explainer, Images, only_tensor, rows_of
+from reid_explain.explainers.base import RESULT, Explainer, Images, only_tensor, rows_of
+from reid_explain.explainers.landmarks import Measure, sampled_scores, spans, weighted_sum
 from reid_explain.explainers.layout import upsample
 from reid_explain.fills import blurred, unit_range
+from reid_explain.memory_format import images_per_forward, in_fast_format
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 """Results (n, D) and the images (n,) that they belong to -> scores (n,)."""
+FIRST_CLUSTERS = 16
+"""Where the refinement to a tolerance starts."""
 
 
 class MaskingExplainer(Explainer, PerturbationAttribution):
@@ -27,8 +33,48 @@ class MaskingExplainer(Explainer, PerturbationAttribution):
         M_k = \mathrm{minmax}(\mathrm{upsample}(A^k))
 
     A constant channel has no mask: its image is the baseline, so its score is 0, and it costs no
-    forward pass. The masked images are made and forgotten ``perturbations_per_eval`` at a time.
+    forward pass. The masked images are made and forgotten ``perturbations_per_eval`` at a time;
+    the images of a batch share forward passes.
+
+    Args:
+        forward_func: As for every explainer.
+        layer: As for every explainer.
+        reshape_transform: As for every explainer.
+        clusters: How many channels of an image are scored; the scores of the others, whose masks
+            resemble theirs, are predicted (:mod:`reid_explain.explainers.landmarks`). All
+            channels enter the map. None, or at least the number of channels that are not
+            constant, scores every channel: the exact map.
+        tolerance: The error to stay below, in the map stretched to [0, 1]: the clusters (16 at
+            first, if ``clusters`` is None) are doubled until the map changes by no more than
+            this. An estimate, not a bound.
+        autocast_dtype: ``torch.bfloat16`` or ``torch.float16`` for the forward passes of masked
+            images under ``torch.autocast``; their results are compared in float32. None leaves
+            the precision to ``forward_func``.
+
+    Raises:
+        InputError: If a setting is out of its range or the layer is not in the model.
     """
+
+    def __init__(
+        self,
+        forward_func: ForwardFunc,
+        layer: nn.Module | str,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        clusters: int | None = None,
+        tolerance: float | None = None,
+        autocast_dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(forward_func, layer, reshape_transform)
+        if clusters is not None:
+            check_at_least("clusters", clusters, 1)
+        if tolerance is not None and not (
+            isinstance(tolerance, int | float) and 0 < tolerance <= 1
+        ):
+            raise InputError("tolerance", repr(tolerance), "an error in (0, 1]")
+        check_choice("autocast_dtype", autocast_dtype, (None, torch.bfloat16, torch.float16))
+        self.clusters = clusters
+        self.tolerance = tolerance
+        self.autocast_dtype = autocast_dtype
 
     def _scorer(self, output: Tensor, target: Any) -> Scorer:
         """Return s, given the model's result (B, D) for the images themselves."""
@@ -40,72 +86,118 @@ class MaskingExplainer(Explainer, PerturbationAttribution):
         baselines: Any,
         target: Any,
         additional_forward_args: Any,
-        perturbations_per_eval: int,
+        perturbations_per_eval: int | None,
         show_progress: bool,
         interpolate_mode: str | None,
         return_scores: bool,
     ) -> Any:
         """Return the maps, with the scores (B, K) if asked for."""
-        check_at_least("perturbations_per_eval", perturbations_per_eval, 1)
+        if perturbations_per_eval is not None:
+            check_at_least("perturbations_per_eval", perturbations_per_eval, 1)
         images, args = self._begin(inputs, additional_forward_args, interpolate_mode)
         baseline = as_baseline(baselines, images)
         with self._evaluation():
             activation, output = self._capture(images, args)
             activation = self._as_map(activation, images)
             scorer = self._scorer(output, target)
-            everyone = torch.arange(len(images), device=images.device)
-            of_baseline = scorer(self._forward(baseline, args), everyone)
+            wrong: list[Tensor] = []
 
             def score(masked: Tensor, rows: Tensor) -> Tensor:
-                result = self._forward(masked, rows_of(args, rows, len(images)))
-                return scorer(result, rows) - of_baseline[rows]
+                output = self.forward_func(masked, *rows_of(args, rows, len(images)))
+                result = self._result(output, len(rows))
+                wrong.append(result.isfinite().logical_not().sum())
+                return scorer(result, rows)
 
-            scores = channel_scores(
-                score, activation, images, baseline, perturbations_per_eval, show_progress
-            )
-            weights = scores.softmax(dim=1)[:, :, None, None]
-            maps = (weights * activation).sum(dim=1, keepdim=True).relu()
+            everyone = torch.arange(len(images), device=images.device)
+            with self._autocast(images.device):
+                of_baseline, form = in_fast_format(lambda blank: score(blank, everyone), baseline)
+            images = images.contiguous(memory_format=form)
+            baseline = baseline.contiguous(memory_format=form)
+            per_forward = perturbations_per_eval or images_per_forward(images)
+
+            def measure(wanted: Tensor) -> Tensor:
+                with self._autocast(images.device):
+                    scores = channel_scores(
+                        lambda masked, rows: score(masked, rows) - of_baseline[rows],
+                        wanted,
+                        activation,
+                        images,
+                        baseline,
+                        per_forward,
+                        show_progress,
+                    )
+                check_none(wrong)
+                return scores
+
+            scores = self._all_scores(measure, activation)
+            maps = weighted_sum(scores, activation).relu()
         explained = self._finish(maps, inputs, interpolate_mode)
         return (explained, scores) if return_scores else explained
+
+    def _all_scores(self, measure: Measure, activation: Tensor) -> Tensor:
+        """Return the scores (B, K) of all channels, measured or predicted."""
+        if self.clusters is None and self.tolerance is None:
+            return measure(spans(activation) > 0)
+        return sampled_scores(measure, activation, self.clusters or FIRST_CLUSTERS, self.tolerance)
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Return the precision for masked images; the casts of weights last as long as it."""
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(device.type, self.autocast_dtype)
 
 
 def channel_scores(
     score: Scorer,
+    wanted: Tensor,
     activation: Tensor,
     images: Tensor,
     baseline: Tensor,
-    perturbations_per_eval: int,
+    per_forward: int,
     show_progress: bool,
 ) -> Tensor:
-    """Score the image that each channel leaves, ``perturbations_per_eval`` images at a time.
+    """Score the images that channels leave, ``per_forward`` images at a time.
+
+    Nothing waits for the device between one block and the next.
 
     Args:
         score: Masked images (n, C, H, W) and the rows (n,) of ``images`` that they were made
             from -> scores (n,).
+        wanted: Which channels, (B, K) bool.
         activation: (B, K, h, w).
         images: (B, C, H, W).
         baseline: (B, C, H, W), what shows where a mask is 0.
-        perturbations_per_eval: The largest n.
+        per_forward: The largest n.
         show_progress: Whether to show a bar on standard error.
 
     Returns:
-        Scores (B, K); that of a constant channel is 0.
+        Scores (B, K), 0 where not wanted.
     """
-    live = activation.amax(dim=(2, 3)) > activation.amin(dim=(2, 3))
-    rows, channels = live.nonzero(as_tuple=True)
-    scores = torch.zeros_like(live, dtype=activation.dtype)
+    rows, channels = wanted.nonzero(as_tuple=True)
+    owners = rows.tolist()
+    scores = torch.zeros_like(wanted, dtype=activation.dtype)
     size = (images.shape[2], images.shape[3])
-    with tqdm(total=len(rows), unit="mask", disable=not show_progress) as progress:
-        for start in range(0, len(rows), perturbations_per_eval):
-            chunk = slice(start, start + perturbations_per_eval)
-            row, channel = rows[chunk], channels[chunk]
-            masks = unit_range(upsample(activation[row, channel][:, None], size))
-            masked = baseline[row].lerp_(images[row], masks.to(images.dtype))
-            del masks
-            scores[row, channel] = score(masked, row).to(scores.dtype)
-            del masked
-            progress.update(len(row))
+
+    def masked(block: slice) -> Tensor:
+        masks = upsample(activation[rows[block], channels[block]][:, None], size)
+        first, last = owners[block][0], owners[block][-1]
+        own = slice(first, first + 1) if first == last else rows[block]  # a slice copies nothing
+        return torch.lerp(baseline[own], images[own], unit_range(masks).to(images.dtype))
+
+    with tqdm(total=len(owners), unit="mask", disable=not show_progress) as progress:
+        for start in range(0, len(owners), per_forward):
+            block = slice(start, start + per_forward)
+            scored = score(masked(block), rows[block])
+            scores[rows[block], channels[block]] = scored.to(scores.dtype)
+            progress.update(len(scored))
     return scores
+
+
+def check_none(wrong: Sequence[Tensor]) -> None:
+    """Raise if any of these numbers of NaN and infinite results is not 0."""
+    bad = int(torch.stack(tuple(wrong)).sum())
+    if bad:
+        raise InputError(RESULT, f"{bad} NaN or infinite values", "finite values")
 
 
 def as_baseline(baselines: Any, images: Tensor) -> Tensor:

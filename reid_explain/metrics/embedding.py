@@ -1,6 +1,7 @@
 """Embeddings of many records."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from tqdm.auto import tqdm
 from reid_explain.datasets.images import IMAGE_SIZE, RecordDataset
 from reid_explain.datasets.records import Record, ReIDDataset
 from reid_explain.errors import InputError
+from reid_explain.memory_format import in_fast_format
 
 
 class Embedded(NamedTuple):
@@ -30,6 +32,7 @@ def embed_records(
     batch_size: int = 64,
     workers: int = 0,
     device: torch.device | str = "cpu",
+    autocast_dtype: torch.dtype | None = None,
     show_progress: bool = True,
 ) -> Embedded:
     """Embed ``records`` in batches, with a progress bar.
@@ -42,6 +45,7 @@ def embed_records(
         batch_size: images per call.
         workers: processes that load images; 0 loads in this one.
         device: where ``forward_func`` takes its images.
+        autocast_dtype: ``torch.bfloat16`` or ``torch.float16`` to embed under ``torch.autocast``.
         show_progress: show the bar.
 
     Returns:
@@ -52,11 +56,24 @@ def embed_records(
     """
     if not records:
         raise InputError("records", "none", "at least one record")
-    loader = DataLoader(RecordDataset(dataset, records, size), batch_size, num_workers=workers)
+    device = torch.device(device)
+    loader = DataLoader(
+        RecordDataset(dataset, records, size),
+        batch_size,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+    )
+    precision = torch.autocast(device.type, autocast_dtype) if autocast_dtype else nullcontext()
+    memory_format = None
     rows = []
-    with torch.no_grad():
+    with torch.no_grad(), precision:
         for images, _, _ in tqdm(loader, desc="embed", unit="batch", disable=not show_progress):
-            rows.append(forward_func(images.to(device)).float().cpu())
+            images = images.to(device, non_blocking=True)
+            if memory_format is None:
+                made, memory_format = in_fast_format(forward_func, images)
+            else:
+                made = forward_func(images.contiguous(memory_format=memory_format))
+            rows.append(made.float().cpu())
     return Embedded(
         torch.cat(rows),
         torch.tensor([record.identity for record in records]),

@@ -1,0 +1,34 @@
+"""How images go through a model fastest: channels last, and as many at a time as fill a device."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Result = TypeVar("Result")
+PIXELS_PER_FORWARD = {"cpu": 2**19, "cuda": 2**23}
+"""What fills a device: pixels of all images in one forward pass."""
+
+
+def images_per_forward(images: Tensor) -> int:
+    """Return how many images (B, C, H, W) of this size fill their device."""
+    pixels = PIXELS_PER_FORWARD.get(images.device.type, max(PIXELS_PER_FORWARD.values()))
+    return max(1, pixels // images[0, 0].numel())
+
+
+def in_fast_format(
+    function: Callable[[Tensor], Result], images: Tensor
+) -> tuple[Result, torch.memory_format]:
+    """Return what a function makes of images (B, C, H, W), and how they lie where it is fast.
+
+    That is with channels last, whatever format its weights have. A function that fails on these
+    because it takes a view that only contiguous maps have gets contiguous images.
+    """
+    try:
+        fast = images.contiguous(memory_format=torch.channels_last)
+        return function(fast), torch.channels_last
+    except RuntimeError as error:
+        if "view size is not compatible" not in str(error):
+            raise
+        return function(images.contiguous()), torch.contiguous_format
