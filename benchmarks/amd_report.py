@@ -10,7 +10,7 @@ from reid_explain.metrics.retrieval import RetrievalSummary
 
 Row = tuple[str, ...]
 
-HEADER = ("", "Rank-1", "Rank-5", "mAP", "X-mAP_e", "X-mAP_c", "ADRE")
+HEADER = ("", "Rank-1", "Rank-5", "mAP", "X-mAP_e", "X-mAP_c", "ADRE", "bias")
 PUBLISHED = "published, full test split: "
 
 TABLE_1: dict[str, list[Row]] = {
@@ -71,30 +71,32 @@ def decomposition_table(evaluation: Evaluation, dataset: str, *, cross_domain: b
     exclusive, common = evaluation.exclusive, evaluation.common
     lines: list[Row] = [
         (f"{dataset}, %", *HEADER[1:]),
-        ("target", *retrieval(evaluation.target, (1, 5)), "-", "-", "-"),
+        ("target", *retrieval(evaluation.target, (1, 5)), *"----"),
         (
             "interpreter",
             *retrieval(evaluation.reconstructed, (1, 5)),
             number(exclusive.interpreter.mean),
             number(common.interpreter.mean),
             number(evaluation.adre.mean),
+            f"{evaluation.bias.mean:+.2f}",
         ),
         (
             "floor: one fixed order",
             *"---",
             number(exclusive.fixed_order),
             number(common.fixed_order),
-            "-",
+            *"--",
         ),
         (
             "floor: random order",
             *"---",
             number(exclusive.random_order),
             number(common.random_order),
-            "-",
+            *"--",
         ),
     ]
-    lines += marked((TABLE_2 if cross_domain else TABLE_1).get(dataset, []))
+    published = (TABLE_2 if cross_domain else TABLE_1).get(dataset, [])
+    lines += [(*row, "-") for row in marked(published)]
     return layout(lines)
 
 
@@ -139,6 +141,7 @@ def as_json(evaluation: Evaluation, attributes: Sequence[str]) -> dict[str, Any]
     return {
         "retrieval": {name: retrieval_of(getattr(evaluation, name)) for name in names},
         "ADRE": evaluation.adre._asdict(),
+        "bias": evaluation.bias._asdict(),
         "X-mAP_e": ranking_of(evaluation.exclusive),
         "X-mAP_c": ranking_of(evaluation.common),
         "pairs": evaluation.pairs,

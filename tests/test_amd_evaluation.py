@@ -570,3 +570,14 @@ def test_a_gallery_without_a_match_is_refused(identity):
     gallery.embedded.identities[:] = identity
     with pytest.raises(InputError, match="queries without a match"):
         evaluate([query], [gallery], P)
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.3])
+def test_the_bias_is_what_all_pairs_have_in_common(factor):
+    query, gallery = world()
+    before = evaluate([query], [gallery], P).bias.mean
+    scaled = (part._replace(parts=factor * part.parts) for part in (query, gallery))
+    after = evaluate(*([part] for part in scaled), P).bias.mean
+    assert 100 + after == pytest.approx(factor * (100 + before), rel=1e-5)
+    known = evaluate([query], [query._replace(parts=query.parts)], P)
+    assert abs(known.bias.mean) <= known.adre.mean

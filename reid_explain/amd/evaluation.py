@@ -47,6 +47,7 @@ class Evaluation(NamedTuple):
     """The figures of the paper's tables 1 to 3 and the floors beside them.
 
     ``adre``: average distance reconstruction error, percent;
+    ``bias``: mean of (d̂ - d) / d, percent: how much of that error all pairs have in common;
     ``target``, ``reconstructed``: retrieval with d and with d̂;
     ``reweighted``, ``oracle``: retrieval with equation 12, where the exclusive attributes are
     predicted, and where they are read off the labels of the test identities;
@@ -57,6 +58,7 @@ class Evaluation(NamedTuple):
     """
 
     adre: Interval
+    bias: Interval
     target: RetrievalSummary
     reconstructed: RetrievalSummary
     reweighted: RetrievalSummary
@@ -116,6 +118,7 @@ def evaluate(
     exclusive, common = floors(asked, found, disagreement(frequencies))
     return Evaluation(
         adre=sums.mean("error"),
+        bias=sums.mean("bias"),
         target=retrieval(d),
         reconstructed=retrieval(reconstructed),
         reweighted=retrieval(d + gamma * predicted),
@@ -157,7 +160,7 @@ class PairSums:
     """Sums over pairs, kept apart by query."""
 
     def __init__(self, queries: int) -> None:
-        names = ("error", "exclusive", "common")
+        names = ("error", "bias", "exclusive", "common")
         self.sums = {name: torch.zeros(queries, dtype=torch.float64) for name in names}
         self.counts = {name: torch.zeros(queries, dtype=torch.float64) for name in names}
 
@@ -211,8 +214,10 @@ def compare(
             largest_exclusive(each, labels_of_pairs(asked.labels[rows], block.labels)),
         )
         parts.append(columns)
-        error = (distance - columns.reconstructed).abs() / distance
-        sums.add("error", rows, error.masked_fill(distance == 0, torch.nan))
+        excess = (columns.reconstructed - distance) / distance
+        excess = excess.masked_fill(distance == 0, torch.nan)
+        sums.add("error", rows, excess.abs())
+        sums.add("bias", rows, excess)
         other = asked.embedded.identities[rows, None] != block.embedded.identities
         precision = pair_precision(each, labels_of_pairs(asked.labels[rows], block.labels))
         for name, values in zip(("exclusive", "common"), precision, strict=True):
