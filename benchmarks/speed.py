@@ -104,7 +104,9 @@ def run(settings: argparse.Namespace) -> None:
             compare(agreement, name, network, sample, settings.device, number < settings.grouped)
     results = summarise(times, agreement, settings)
     write_json(settings.output / "results.json", results)
-    draw(results).savefig(settings.output / "speed.png", dpi=150)
+    figure = draw(results)
+    if figure is not None:
+        figure.savefig(settings.output / "speed.png", dpi=150)
     print(as_tables(results))
 
 

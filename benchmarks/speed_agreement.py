@@ -7,6 +7,7 @@ import torch
 from run_folder import Rows
 from scipy.stats import spearmanr
 from speed_groupings import GROUPINGS
+from speed_report import DROPS
 from speed_subjects import Network, Sample
 from speed_time import CLUSTERS, activation_of, on
 from torch import Tensor
@@ -20,7 +21,7 @@ GROUPED = (16, 32, 64)
 """The clusters at which groupings are compared."""
 DONE = "exact bfloat16"
 """The shortcut that ends the rows of an image."""
-AGREEMENT = ("max_abs", "spearman", "as_drop", "ap_drop", "forwards")
+AGREEMENT = ("max_abs", "spearman", *DROPS, "forwards")
 
 
 def compare(
@@ -39,7 +40,7 @@ def compare(
         drops = sample.drops(map_) if sample.drops else {}
         apart = {
             figure: 100 * (drops[figure] - own[figure]) if drops else float("nan")
-            for figure in ("as_drop", "ap_drop")
+            for figure in DROPS
         }
         row = agreement(exact, map_) | apart | {"forwards": forwards}
         rows.add((name, sample.name, way), row)

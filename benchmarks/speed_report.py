@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from run_folder import Rows, fixed_settings
-from tables import layout, versions
+from tables import cell, interval, layout, versions
 
 Figures = dict[str, Any]
+DROPS = ("as_drop", "ap_drop")
 
 
 def summarise(times: Rows, agreement: Rows, settings: argparse.Namespace) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def errors(agreement: Rows) -> Figures:
 
 
 def error(rows: Sequence[Mapping[str, float]]) -> Figures:
-    """Return the error over images; drops are means of differences, None without retrieval."""
+    """Return the error over images; drops with intervals, None without retrieval."""
     found: Figures = {
         "images": len(rows),
         "max_abs": max(row["max_abs"] for row in rows),
@@ -96,9 +97,9 @@ def error(rows: Sequence[Mapping[str, float]]) -> Figures:
         "spearman": min(row["spearman"] for row in rows),
         "forwards": float(np.mean([row["forwards"] for row in rows])),
     }
-    for name in ("as_drop", "ap_drop"):
+    for name in DROPS:
         values = [row[name] for row in rows if not np.isnan(row[name])]
-        found[name] = float(np.mean(values)) if values else None
+        found[name] = interval(values) if values else None
     return found
 
 
@@ -124,19 +125,22 @@ def time_table(group: Figures) -> str:
 
 def error_table(network: str, ways: Mapping[str, Figures]) -> str:
     """Return the errors on one trained network as a table."""
-    columns = ("forwards", "max_abs", "mean_max_abs", "spearman", "as_drop", "ap_drop")
-    lines = [[network, *columns]]
+    columns = ("images", "forwards", "max_abs", "mean_max_abs", "spearman")
+    lines = [[network, *columns, *DROPS]]
     for name, row in ways.items():
-        lines.append([name, *("-" if row[c] is None else f"{row[c]:.4f}" for c in columns)])
-    images = next(iter(ways.values()))["images"]
-    return f"{layout(lines)}\nover {images} images: largest and mean error, smallest Spearman"
+        figures = (f"{row[column]:.4g}" for column in columns)
+        lines.append([name, *figures, *(cell(row[drop], 2) for drop in DROPS)])
+    meaning = "largest and mean error, smallest Spearman; drops are differences in points"
+    return f"{layout(lines)}\n{meaning}"
 
 
-def draw(results: Figures) -> Figure:
-    """Draw the error on each trained network against the speed-up of the same way."""
+def draw(results: Figures) -> Figure | None:
+    """Draw the error on each trained network against the speed-up, if both were measured."""
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.subplots()
-    timed = next(group for group in results["times"] if group["part"] == "time")
+    timed = next((group for group in results["times"] if group["part"] == "time"), None)
+    if timed is None or not results["errors"]:
+        return None
     for network, ways in results["errors"].items():
         points = [
             (timed["ways"][way]["speed_up"], found["max_abs"], way)
@@ -145,7 +149,13 @@ def draw(results: Figures) -> Figure:
         ]
         axes.plot(*zip(*((x, y) for x, y, _ in points), strict=True), "o-", label=network)
     for speed_up, worst, way in points:
-        axes.annotate(way.replace(" bfloat16", ""), (speed_up, worst), fontsize="small")
+        axes.annotate(
+            way.replace(" bfloat16", ""),
+            (speed_up, worst),
+            (4, 4),
+            textcoords="offset points",
+            fontsize="small",
+        )
     axes.axhline(0.02, color="tab:red", linestyle="--", linewidth=1)
     axes.set(
         xlabel=f"times faster than pytorch-grad-cam on {timed['network']}",

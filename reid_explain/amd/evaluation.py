@@ -101,16 +101,15 @@ def evaluate(
     center = features.mean(dim=1, keepdim=True)
     features -= center
     sums = PairSums(len(asked.labels))
-    columns, kept = [], []
+    columns: list[PairColumns] = []
+    kept: list[Known] = []
     for block in map(without_junk, gallery):
         columns.append(compare(asked, features, block, center, sums))
         kept.append(Known(block.embedded, block.labels, block.predicted))
     if not columns:
         raise InputError("gallery", "no image", "at least one")
     found = Known.joined(kept)
-    d, reconstructed, predicted, oracle = (
-        torch.cat(part, 1) for part in zip(*columns, strict=True)
-    )
+    d, reconstructed, predicted, oracle = side_by_side(columns)
 
     def retrieval(distances: Tensor) -> RetrievalSummary:
         return summarize(ranks_by_distance(distances, asked.embedded, found.embedded))
@@ -154,6 +153,13 @@ class PairColumns(NamedTuple):
     reconstructed: Tensor
     predicted: Tensor
     oracle: Tensor
+
+
+def side_by_side(columns: list[PairColumns]) -> PairColumns:
+    """Return the blocks of the gallery as one, and empty the list: nothing is held twice."""
+    parts = [list(part) for part in zip(*columns, strict=True)]
+    columns.clear()
+    return PairColumns(*(torch.cat(parts.pop(0), dim=1) for _ in PairColumns._fields))
 
 
 class PairSums:
