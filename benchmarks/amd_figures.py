@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from subjects import match_of
+from subjects import as_batch, match_of
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -15,6 +14,7 @@ from reid_explain.datasets.attributes import record_labels
 from reid_explain.datasets.images import denormalize, to_tensor
 from reid_explain.datasets.records import Record, ReIDDataset
 from reid_explain.datasets.synthetic import SyntheticReID
+from reid_explain.explainers.layout import upsample
 from reid_explain.metrics.localisation import area, energy_inside
 from reid_explain.visualization import (
     attribute_maps_figure,
@@ -73,8 +73,7 @@ def draw_average_maps(interpreter: AMDInterpreter, dataset: ReIDDataset, output:
     for start in tqdm(range(0, len(records), BATCH), desc="average maps", unit="batch"):
         rows = slice(start, start + BATCH)
         batch = torch.cat([load(interpreter, dataset, record) for record in records[rows]])
-        found = interpreter.decompose(batch).maps.cpu()
-        found = torch.nn.functional.interpolate(found, size, mode="bilinear", antialias=False)
+        found = upsample(interpreter.decompose(batch).maps.cpu(), size)
         has = labels[rows].float()
         maps += torch.einsum("bm,bmhw->mhw", has, found)
         images += torch.einsum("bm,bchw->mchw", has, denormalize(batch))
@@ -95,13 +94,13 @@ def draw_masks(
     chosen = np.random.default_rng(seed).permutation(len(world.query))[:count]
     for number, index in enumerate(chosen.tolist()):
         rendering = world.render(world.query[index])
-        image = to_tensor(Image.fromarray(rendering.image), interpreter.image_size)
+        image = as_batch(rendering.image, interpreter.image_size)
         masks = torch.from_numpy(rendering.attributes)
         shown = masks.flatten(1).any(1).nonzero()[:, 0]
-        found = interpreter.attribute(image[None], image[None]).query_maps[0, shown].cpu()
+        found = interpreter.attribute(image, image).query_maps[0, shown].cpu()
         regions = masks[shown][:, None]
         figure = attribute_masks_figure(
-            denormalize(image),
+            denormalize(image[0]),
             found,
             masks[shown],
             [interpreter.attributes[k] for k in shown.tolist()],

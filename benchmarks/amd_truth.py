@@ -5,13 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from subjects import as_batch
 from tables import cell, interval, layout
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from reid_explain.amd.interpreter import AMDInterpreter
-from reid_explain.datasets.images import to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.datasets.synthetic.attributes import toggle
 from reid_explain.metrics.localisation import area, energy_inside
@@ -62,7 +61,7 @@ def one_differences(world: SyntheticReID, per_attribute: int, seed: int) -> Iter
             found += 1
             yield OneDifference(
                 attribute,
-                *(to_tensor(Image.fromarray(v.image))[None] for v in (original, changed, shown)),
+                *(as_batch(view.image) for view in (original, changed, shown)),
                 torch.from_numpy(mask)[None, None],
                 torch.from_numpy(change)[None, None],
             )

@@ -25,9 +25,8 @@ import torch
 from command_line import benchmark_parser, check_methods, one_line_errors
 from matplotlib.figure import Figure
 from methods import CONTROLS, METHODS, Explain, explainers
-from PIL import Image
 from run_folder import Rows, claim, fixed_settings, write_json
-from subjects import Subject, match_of
+from subjects import Subject, as_batch, match_of
 from tables import cell, error_bars, interval, layout, named, versions
 from targets import open_target
 from torch import Tensor
@@ -121,11 +120,6 @@ def pairs(world: SyntheticReID, per_attribute: int, seed: int) -> Iterator[Pair]
             found += 1
             if found == per_attribute:
                 break
-
-
-def as_batch(image: np.ndarray) -> Tensor:
-    """Return a drawn image (H, W, 3) as the model takes it, (1, 3, H, W)."""
-    return to_tensor(Image.fromarray(image))[None]
 
 
 def maps_of(

@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from reid_explain.datasets.images import IMAGE_SIZE, to_tensor
 from reid_explain.datasets.records import DISTRACTOR_IDENTITY, JUNK_IDENTITY, Record
 
 
@@ -22,3 +26,8 @@ def match_of(query: Record, gallery: Sequence[Record]) -> Record | None:
         return None
     matches = (r for r in gallery if r.identity == query.identity and r.camera != query.camera)
     return next(matches, None)
+
+
+def as_batch(image: NDArray[np.uint8], size: tuple[int, int] = IMAGE_SIZE) -> Tensor:
+    """Return a drawn image (H, W, 3) as a model takes it, (1, 3, height, width)."""
+    return to_tensor(Image.fromarray(image), size)[None]

@@ -26,13 +26,12 @@ from reid_explain.amd.network import AttributeHead, AttributeNetwork
 from reid_explain.capture import evaluation, find_layer
 from reid_explain.checks import check_choice, check_embeddings, check_images, described
 from reid_explain.errors import InputError
-from reid_explain.explainers.base import at_least_float32
+from reid_explain.explainers.base import INTERPOLATE_MODES, at_least_float32
 from reid_explain.explainers.layout import upsample
 from reid_explain.models.checkpoints import load_state_dict
 from reid_explain.models.pretrained import load_pretrained
 
 SHIPPED = Path(__file__).parent / "weights"
-INTERPOLATE_MODES = (None, "bilinear", "bicubic", "nearest")
 FINGERPRINT = "target_fingerprint"
 FINGERPRINT_TOLERANCE = 1e-2
 METADATA = "amd_interpreter"
