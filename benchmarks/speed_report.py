@@ -148,14 +148,9 @@ def draw(results: Figures) -> Figure | None:
             if way in timed["ways"]
         ]
         axes.plot(*zip(*((x, y) for x, y, _ in points), strict=True), "o-", label=network)
-    for speed_up, worst, way in points:
-        axes.annotate(
-            way.replace(" bfloat16", ""),
-            (speed_up, worst),
-            (4, 4),
-            textcoords="offset points",
-            fontsize="small",
-        )
+    for speed_up, _, way in points:
+        name = way.replace(" bfloat16", "")
+        axes.text(speed_up, 1.02, name, transform=axes.get_xaxis_transform(), rotation=40)
     axes.axhline(0.02, color="tab:red", linestyle="--", linewidth=1)
     axes.set(
         xlabel=f"times faster than pytorch-grad-cam on {timed['network']}",
