@@ -22,9 +22,8 @@ from reid_explain.metrics.embedding import embed_records
 from reid_explain.metrics.faithfulness import composite, drop
 from reid_explain.metrics.retrieval import match_ranks
 from reid_explain.models.build import build_model
-from reid_explain.models.osnet import OSNet
+from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pretrained import load_pretrained
-from reid_explain.models.reid import ReIDNet
 
 SIZE = (256, 128)
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
@@ -107,7 +106,7 @@ def trained(settings: argparse.Namespace) -> Iterator[tuple[str, Network, list[S
 
 
 def retrieval(
-    model: ReIDNet | OSNet, dataset: ReIDDataset, settings: argparse.Namespace
+    model: EmbeddingNet, dataset: ReIDDataset, settings: argparse.Namespace
 ) -> tuple[Network, list[Sample]]:
     """Return a network and some queries that have a match."""
     device = torch.device(settings.device)

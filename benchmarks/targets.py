@@ -13,9 +13,8 @@ from reid_explain import InputError
 from reid_explain.capture import find_layer
 from reid_explain.models.build import MODEL_NAMES, build_model
 from reid_explain.models.checkpoints import load_checkpoint, read_state_dict
-from reid_explain.models.osnet import OSNet
+from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pretrained import load_pretrained, load_trained
-from reid_explain.models.reid import ReIDNet
 
 BATCH_SIZE = 64
 
@@ -27,7 +26,7 @@ class Target(NamedTuple):
     (B, 3, H, W) on the device. ``embed`` and ``predicted`` work from the CPU to the CPU.
     """
 
-    model: ReIDNet | OSNet
+    model: EmbeddingNet
     layer: nn.Module
     device: torch.device = torch.device("cpu")
     precision: str = "float32"
@@ -97,7 +96,7 @@ def open_device(name: str) -> torch.device:
         raise InputError("--device", came, "a device that is here") from error
 
 
-def open_model(name: str, weights: Path | None) -> ReIDNet | OSNet:
+def open_model(name: str, weights: Path | None) -> EmbeddingNet:
     """Return a network with its weights."""
     if weights is None:
         if name != SHIPPED:

@@ -34,9 +34,10 @@ from reid_explain.errors import InputError
 from reid_explain.metrics.embedding import embed_records
 from reid_explain.metrics.retrieval import match_ranks, summarize
 from reid_explain.models.build import MODEL_NAMES, build_model
-from reid_explain.models.osnet import OSNet
+from reid_explain.models.network import EmbeddingNet
+from reid_explain.models.pooling import POOLINGS
 from reid_explain.models.pretrained import load_trained, save_trained
-from reid_explain.models.reid import POOLINGS, RESNETS, ReIDNet
+from reid_explain.models.resnet import RESNETS
 from reid_explain.training.images import TrainingImages, augmentation, cached_pixels
 from reid_explain.training.loop import TrainingLoop
 from reid_explain.training.losses import METRIC_LOSSES, CenterLoss, ReIDLoss
@@ -147,7 +148,7 @@ def class_numbers(records: Sequence[Record]) -> dict[int, int]:
 class Step(nn.Module):
     """One module from images to loss terms, so that several processes average all gradients."""
 
-    def __init__(self, model: ReIDNet | OSNet, loss: ReIDLoss) -> None:
+    def __init__(self, model: EmbeddingNet, loss: ReIDLoss) -> None:
         super().__init__()
         self.model = model
         self.loss = loss

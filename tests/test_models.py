@@ -31,7 +31,7 @@ from reid_explain.models import (
 )
 from reid_explain.models.osnet import OSBlock
 from reid_explain.models.pooling import GeneralizedMeanPool
-from reid_explain.models.reid import ResNetBackbone
+from reid_explain.models.resnet import ResNetBackbone
 
 X = torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
 

@@ -54,7 +54,8 @@ class Evaluation(NamedTuple):
     ``exclusive``, ``common``: X-mAP_e and X-mAP_c;
     ``pairs``: how many pairs the X-mAP are means of;
     ``accuracy``: balanced accuracy of the predicted attributes, (M,), percent, NaN where the
-    test identities do not have both labels.
+    test identities do not have both labels;
+    ``ranks``: of each query's matches, by the name of the retrieval, for figures per query.
     """
 
     adre: Interval
@@ -67,6 +68,7 @@ class Evaluation(NamedTuple):
     common: AttributeRanking
     pairs: int
     accuracy: Tensor
+    ranks: dict[str, list[Tensor]]
 
 
 def evaluate(
@@ -111,23 +113,30 @@ def evaluate(
     found = Known.joined(kept)
     d, reconstructed, predicted, oracle = side_by_side(columns)
 
-    def retrieval(distances: Tensor) -> RetrievalSummary:
-        return summarize(ranks_by_distance(distances, asked.embedded, found.embedded))
+    def ranks_of(distances: Tensor) -> list[Tensor]:
+        return ranks_by_distance(distances, asked.embedded, found.embedded)
 
+    ranks = {
+        "target": ranks_of(d),
+        "reconstructed": ranks_of(reconstructed),
+        "reweighted": ranks_of(d + gamma * predicted),
+        "oracle": ranks_of(d + gamma * oracle),
+    }
     exclusive, common = floors(asked, found, disagreement(frequencies))
     return Evaluation(
         adre=sums.mean("error"),
         bias=sums.mean("bias"),
-        target=retrieval(d),
-        reconstructed=retrieval(reconstructed),
-        reweighted=retrieval(d + gamma * predicted),
-        oracle=retrieval(d + gamma * oracle),
+        target=summarize(ranks["target"]),
+        reconstructed=summarize(ranks["reconstructed"]),
+        reweighted=summarize(ranks["reweighted"]),
+        oracle=summarize(ranks["oracle"]),
         exclusive=AttributeRanking(sums.mean("exclusive"), *exclusive),
         common=AttributeRanking(sums.mean("common"), *common),
         pairs=int(sums.counts["exclusive"].sum()),
         accuracy=balanced_accuracy(
             torch.cat([asked.predicted, found.predicted]), torch.cat([asked.labels, found.labels])
         ),
+        ranks=ranks,
     )
 
 

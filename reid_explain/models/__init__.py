@@ -2,12 +2,14 @@
 
 from reid_explain.models.build import MODEL_NAMES, build_model
 from reid_explain.models.checkpoints import load_checkpoint
+from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.osnet import OSNet, osnet_x0_5, osnet_x0_25, osnet_x0_75, osnet_x1_0
 from reid_explain.models.pretrained import load_pretrained, load_trained, save_trained
 from reid_explain.models.reid import ReIDNet
 
 __all__ = [
     "MODEL_NAMES",
+    "EmbeddingNet",
     "OSNet",
     "ReIDNet",
     "build_model",

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid_explain.checks import check_at_least, check_choice
-from reid_explain.errors import InputError
+from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pooling import GlobalAveragePool
 
 CHANNELS = (64, 256, 384, 512)
@@ -90,11 +90,8 @@ class OSBlock(nn.Module):
         return functional.relu(self.conv3(scales) + identity)
 
 
-class OSNet(nn.Module):
-    """OSNet; ``forward(x) = embed(features(x))`` in both modes, torchreid's evaluation output.
-
-    ``map_layer`` names the layer that gives F, ``own_stages`` those that an ``AMDInterpreter``
-    makes its own.
+class OSNet(EmbeddingNet):
+    """OSNet, whose embedding is torchreid's evaluation output in both modes.
 
     Args:
         width: factor on the channels: 1.0, 0.75, 0.5 or 0.25.
@@ -139,25 +136,6 @@ class OSNet(nn.Module):
         """Return the embedding (B, 512) of pooled maps (B, C): linear, batch norm, ReLU."""
         out: Tensor = self.fc(pooled)
         return out
-
-    def embed(self, features: Tensor) -> Tensor:
-        """Return the embedding f, (B, 512), of maps (B, C, h, w)."""
-        return self.neck(self.pool(features))
-
-    def classify(self, embedding: Tensor) -> Tensor:
-        """Return the logits (B, num_classes) of embeddings (B, 512).
-
-        Raises:
-            InputError: the network was built without classes.
-        """
-        if not hasattr(self, "classifier"):
-            raise InputError("model", "an OSNet with num_classes=0", "one with a classifier")
-        out: Tensor = self.classifier(embedding)
-        return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the embedding (B, 512) of images (B, 3, H, W)."""
-        return self.embed(self.features(x))
 
     def _initialize(self) -> None:
         for module in self.modules():

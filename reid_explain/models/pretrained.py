@@ -18,13 +18,12 @@ from reid_explain.checks import check_choice
 from reid_explain.errors import InputError
 from reid_explain.models.build import build_model
 from reid_explain.models.checkpoints import load_checkpoint
-from reid_explain.models.osnet import OSNet
-from reid_explain.models.reid import ReIDNet
+from reid_explain.models.network import EmbeddingNet
 
 SHIPPED = Path(__file__).parent / "weights"
 
 
-def load_pretrained(name: str) -> ReIDNet | OSNet:
+def load_pretrained(name: str) -> EmbeddingNet:
     """Return a network shipped with this package, with its weights, in eval mode.
 
     Args:
@@ -37,7 +36,7 @@ def load_pretrained(name: str) -> ReIDNet | OSNet:
     return load_trained(SHIPPED / f"{name}.json")
 
 
-def load_trained(card: str | Path) -> ReIDNet | OSNet:
+def load_trained(card: str | Path) -> EmbeddingNet:
     """Return the network of a card that ``save_trained`` wrote, in eval mode.
 
     Raises:

@@ -1,91 +1,40 @@
-"""The strong-baseline re-identification network: ResNet, pooling, BN neck, classifier.
+"""The networks of one ResNet, one pooling and one neck: IDE, the strong baseline, SBS."""
 
-Luo et al., "Bag of tricks and a strong baseline for deep person re-identification",
-CVPR workshops 2019.
-"""
-
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from reid_explain.checks import check_at_least, check_choice
 from reid_explain.errors import InputError
 from reid_explain.models.checkpoints import load_state_dict, read_state_dict
+from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pooling import POOLINGS
+from reid_explain.models.resnet import RESNETS, ResNetBackbone
 
-RESNETS: Mapping[str, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = MappingProxyType(
-    {
-        "resnet18": (BasicBlock, [2, 2, 2, 2]),
-        "resnet34": (BasicBlock, [3, 4, 6, 3]),
-        "resnet50": (Bottleneck, [3, 4, 6, 3]),
-        "resnet101": (Bottleneck, [3, 4, 23, 3]),
-    }
-)
-LAST_PLANES = 512
+NECKS = ("batch_norm", "none")
 
 
-class ResNetBackbone(ResNet):  # type: ignore[misc]
-    """Torchvision's ResNet up to its last map, with the stride of ``layer4`` and a width.
+class ReIDNet(EmbeddingNet):
+    """ResNet, pooling, neck, linear classifier; by default the strong baseline (BoT).
 
-    Args:
-        name: ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` or ``"resnet101"``.
-        last_stride: stride of ``layer4``; 1 keeps a map of twice the height and width.
-        width: factor on the planes of the four stages (the stem keeps its 64).
-    """
-
-    def __init__(self, name: str, last_stride: int = 1, width: float = 1.0) -> None:
-        # _make_layer runs inside ResNet.__init__ and reads both.
-        self.last_stride = last_stride
-        self.width = width
-        block, layers = RESNETS[name]
-        super().__init__(block, layers)
-        self.out_channels: int = self.inplanes
-        del self.avgpool, self.fc
-
-    def _make_layer(
-        self,
-        block: type[BasicBlock] | type[Bottleneck],
-        planes: int,
-        blocks: int,
-        stride: int = 1,
-        dilate: bool = False,
-    ) -> nn.Sequential:
-        if planes == LAST_PLANES:
-            stride = self.last_stride
-        stage: nn.Sequential = super()._make_layer(
-            block, round(planes * self.width), blocks, stride, dilate
-        )
-        return stage
-
-    def stem(self, x: Tensor) -> Tensor:
-        """Return the input of ``layer1``, (B, 64, H/4, W/4), for images (B, 3, H, W)."""
-        out: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the map of ``layer4``, (B, C, h, w), for images (B, 3, H, W)."""
-        out: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
-        return out
-
-
-class ReIDNet(nn.Module):
-    """The strong baseline: ResNet without its last stride, pooling, BN neck, linear classifier.
-
-    ``forward(x) = embed(features(x))`` in both modes. Training reads two more outputs of the
-    seam: ``pool(F)`` feeds the triplet loss and ``classify(embed(F))`` the identity loss.
-    ``map_layer`` names the layer that gives F, ``own_stages`` those that an ``AMDInterpreter``
-    makes its own.
+    Luo et al., "Bag of tricks and a strong baseline for deep person re-identification", CVPR
+    workshops 2019: no last stride, batch norm without bias as the neck, a classifier without
+    bias. Without a neck and with the last stride it is the IDE baseline (Zheng et al., "Person
+    re-identification: past, present and future", 2016, section 3.2), whose embedding is the
+    pooled map. With ``gem``, ``ibn``, ``non_local`` and ``ceil_mode`` it is SBS, the stronger
+    baseline of fast-reid (He et al., 2020, arXiv:2006.02631).
 
     Args:
         backbone: ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` or ``"resnet101"``.
         num_classes: training identities; 0 builds no classifier.
         pooling: ``"avg"`` or ``"gem"`` (generalised mean, learnable exponent from 3).
-        last_stride: stride of the last stage, 1 (the paper's) or 2 (ImageNet's).
+        neck: ``"batch_norm"`` or ``"none"``.
+        last_stride: stride of the last stage, 1 (the strong baseline's) or 2 (ImageNet's).
         width: factor on the planes of the four stages.
+        ibn: instance and batch norm in the first three stages (IBN-a).
+        non_local: non-local blocks in the second and third stage of ResNet-50 and -101.
+        ceil_mode: the first pooling as fast-reid has it from version 1.0 on.
         weights: torchvision weights, downloaded by torchvision when they are not cached, or a
             file of such weights, for the backbone; nothing is loaded by default.
 
@@ -101,23 +50,30 @@ class ReIDNet(nn.Module):
         backbone: str = "resnet50",
         num_classes: int = 0,
         pooling: str = "avg",
+        neck: str = "batch_norm",
         last_stride: int = 1,
         width: float = 1.0,
+        ibn: bool = False,
+        non_local: bool = False,
+        ceil_mode: bool = False,
         weights: WeightsEnum | str | Path | None = None,
     ) -> None:
         super().__init__()
         check_choice("backbone", backbone, tuple(RESNETS))
         check_choice("pooling", pooling, tuple(POOLINGS))
+        check_choice("neck", neck, NECKS)
         check_choice("last_stride", last_stride, (1, 2))
         check_at_least("num_classes", num_classes, 0)
         if not 1 / 64 <= width <= 16:
             raise InputError("width", width, "a factor from 1/64 to 16")
-        self.backbone = ResNetBackbone(backbone, last_stride, width)
+        self.backbone = ResNetBackbone(
+            backbone, last_stride, width, ibn=ibn, non_local=non_local, ceil_mode=ceil_mode
+        )
         self.pool = POOLINGS[pooling]()
         self.channels = self.embedding_dim = self.backbone.out_channels
-        self.neck = _bn_neck(self.channels)
+        self.neck = nn.Identity() if neck == "none" else bn_neck(self.channels)
         if num_classes:
-            self.classifier = nn.Linear(self.embedding_dim, num_classes, bias=False)
+            self.classifier = nn.Linear(self.embedding_dim, num_classes, bias=neck == "none")
             nn.init.normal_(self.classifier.weight, std=0.001)
         if weights is not None:
             _load_imagenet(self.backbone, weights)
@@ -127,28 +83,9 @@ class ReIDNet(nn.Module):
         out: Tensor = self.backbone(x)
         return out
 
-    def embed(self, features: Tensor) -> Tensor:
-        """Return the embedding f, (B, D), D = C: the neck of the pooled ``features``."""
-        out: Tensor = self.neck(self.pool(features))
-        return out
 
-    def classify(self, embedding: Tensor) -> Tensor:
-        """Return the logits (B, num_classes) of embeddings (B, D).
-
-        Raises:
-            InputError: the network was built without classes.
-        """
-        if not hasattr(self, "classifier"):
-            raise InputError("model", "a ReIDNet with num_classes=0", "one with a classifier")
-        out: Tensor = self.classifier(embedding)
-        return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the embedding (B, D) of images (B, 3, H, W)."""
-        return self.embed(self.features(x))
-
-
-def _bn_neck(channels: int) -> nn.BatchNorm1d:
+def bn_neck(channels: int) -> nn.BatchNorm1d:
+    """Return the neck of the strong baseline: batch norm whose bias stays 0."""
     neck = nn.BatchNorm1d(channels)
     neck.bias.requires_grad_(False)
     return neck

@@ -43,6 +43,8 @@ class TrainingLoop:
         validate: called after each epoch, in eval mode, by every process; its figure goes into
             the log, the lower the better.
         patience: stop after so many epochs without a better validation loss; None never does.
+        after_epoch: called by the main process with the number of finished epochs, before their
+            state is stored: no state without what it wrote.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class TrainingLoop:
         saved: nn.Module | None = None,
         validate: Callable[[], float] | None = None,
         patience: int | None = None,
+        after_epoch: Callable[[int], None] | None = None,
     ) -> None:
         self.accelerator = accelerator
         self.loader = loader
@@ -69,6 +72,7 @@ class TrainingLoop:
         self.saved = step if saved is None else saved
         self.validate = validate
         self.patience = patience
+        self.after_epoch = after_epoch
         self.log: list[dict[str, float]] = []
         self.optimizers = list(optimizers)
         self._restore()
@@ -91,6 +95,8 @@ class TrainingLoop:
                 row[VALIDATION] = self.validate()
             self.log.append({**row, "seconds": round(time.perf_counter() - started, 3)})
             if self.accelerator.is_main_process:
+                if self.after_epoch is not None:
+                    self.after_epoch(self.finished_epochs)
                 self._save()
                 write_log(self.folder / "log.csv", self.log)
             self.accelerator.wait_for_everyone()

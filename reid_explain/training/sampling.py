@@ -1,4 +1,4 @@
-"""P x S sampling: batches of P identities with S images each, a function of seed and epoch."""
+"""Batches as a function of seed and epoch: P identities with S images each, or all shuffled."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -84,3 +84,48 @@ class IdentityBatches(Sampler[list[Draw]]):
             return list(MPerClassSampler(self.labels, self.instances, self.batch, self.images))
         finally:
             common_functions.NUMPY_RANDOM = before
+
+
+class ShuffledBatches(Sampler[list[Draw]]):
+    """Every image once in an epoch, in random order, for one of several processes.
+
+    The order depends on seed and ``epoch`` (set it before each pass) and nothing else; images
+    that do not fill a last batch are left out. With n processes each takes 1/n of every batch.
+
+    Args:
+        images: how many there are.
+        batch: images per batch of all processes.
+        seed: of the order.
+        process: which of the processes.
+        processes: how many there are.
+
+    Raises:
+        InputError: fewer images than one batch takes, or a batch that does not divide.
+    """
+
+    def __init__(
+        self, images: int, batch: int, seed: int, process: int = 0, processes: int = 1
+    ) -> None:
+        if images < batch:
+            raise InputError("images", images, f"at least one batch of {batch}")
+        if batch % processes:
+            raise InputError("batch", batch, f"a multiple of {processes} processes")
+        self.images = images
+        self.batch = batch
+        self.seed = seed
+        self.process = process
+        self.processes = processes
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return self.images // self.batch
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        """Yield this process's part of each batch."""
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.images)
+        drawn = [Draw(int(i), self.epoch, at) for at, i in enumerate(order)]
+        share = self.batch // self.processes
+        for number in range(len(self)):
+            first = number * self.batch + self.process * share
+            yield drawn[first : first + share]

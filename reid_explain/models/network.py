@@ -1,0 +1,54 @@
+"""The seam that every network of this package has: ``features``, then ``embed``."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from reid_explain.errors import InputError
+
+
+class EmbeddingNet(nn.Module):
+    """A network in two plain parts: ``forward(x) = embed(features(x))``, in both modes.
+
+    A subclass has ``features`` and the parts ``pool``, (B, C, h, w) to (B, C'), and ``neck``,
+    (B, C') to (B, D). Training reads two more outputs of the seam: ``pool(F)`` feeds the metric
+    loss and ``classify(embed(F))`` the identity loss.
+
+    Attributes:
+        map_layer: dotted name of the layer that gives F, the default of the explainers.
+        own_stages: dotted names of the stages that an ``AMDInterpreter`` makes its own.
+        channels: C' of the pooled map.
+        embedding_dim: D.
+        classifier: of embeddings (B, D) to logits; absent without training identities.
+    """
+
+    map_layer: str
+    own_stages: tuple[str, ...]
+    channels: int
+    embedding_dim: int
+    pool: Callable[[Tensor], Tensor]
+    neck: Callable[[Tensor], Tensor]
+    classifier: Callable[[Tensor], Tensor]
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the last map F, (B, C, h, w), of images (B, 3, H, W)."""
+        raise NotImplementedError
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Return the embedding f, (B, D), of maps (B, C, h, w)."""
+        return self.neck(self.pool(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the embedding (B, D) of images (B, 3, H, W)."""
+        return self.embed(self.features(x))
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        """Return the logits (B, num_classes) of embeddings (B, D).
+
+        Raises:
+            InputError: the network was built without classes.
+        """
+        if not hasattr(self, "classifier"):
+            name = type(self).__name__
+            raise InputError("model", f"{name} with num_classes=0", "one with a classifier")
+        return self.classifier(embedding)

@@ -1,0 +1,156 @@
+"""Torchvision's ResNet up to its last map, with what re-identification adds to it."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+Block = type[BasicBlock] | type[Bottleneck]
+RESNETS: Mapping[str, tuple[Block, list[int]]] = MappingProxyType(
+    {
+        "resnet18": (BasicBlock, [2, 2, 2, 2]),
+        "resnet34": (BasicBlock, [3, 4, 6, 3]),
+        "resnet50": (Bottleneck, [3, 4, 6, 3]),
+        "resnet101": (Bottleneck, [3, 4, 23, 3]),
+    }
+)
+NON_LOCAL_BLOCKS: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
+    {"resnet50": (0, 2, 3, 0), "resnet101": (0, 2, 9, 0)}
+)
+"""Non-local blocks after the last blocks of each stage, as in fast-reid; others have none."""
+LAST_PLANES = 512
+
+
+class IBN(nn.Module):
+    """Instance norm on the first half of the channels, batch norm on the rest (IBN-a).
+
+    Pan et al., "Two at once: enhancing learning and generalization capacities via IBN-Net",
+    ECCV 2018, figure 3.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.half = half = channels // 2
+        self.IN = nn.InstanceNorm2d(half, affine=True)
+        self.BN = nn.BatchNorm2d(channels - half)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape (B, C, h, w)."""
+        return torch.cat([self.IN(x[:, : self.half]), self.BN(x[:, self.half :])], dim=1)
+
+
+class NonLocal(nn.Module):
+    """A non-local block: x + W(y), y_i = 1/N Σ_j (θ_i · φ_j) g_j over all places j.
+
+    Wang et al., "Non-local neural networks", CVPR 2018, equations 1, 4 (dot product) and 6.
+    θ, φ and g have one channel, as fast-reid's have. A new block changes nothing: the norm of W
+    starts at 0.
+
+    Args:
+        channels: C of the map.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.g = nn.Conv2d(channels, 1, 1)
+        norm = nn.BatchNorm2d(channels)
+        nn.init.zeros_(norm.weight)
+        self.W = nn.Sequential(nn.Conv2d(1, channels, 1), norm)
+        self.theta = nn.Conv2d(channels, 1, 1)
+        self.phi = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape (B, C, h, w)."""
+        theta, phi, g = (part(x).flatten(2) for part in (self.theta, self.phi, self.g))
+        # (θ φᵀ) g = θ (φᵀ g): the N x N matrix of all pairs of places is never made.
+        y = theta * (phi * g).mean(dim=2, keepdim=True)
+        out: Tensor = x + self.W(y.view(len(x), 1, *x.shape[2:]))
+        return out
+
+
+class ResNetBackbone(ResNet):  # type: ignore[misc]
+    """Torchvision's ResNet up to its last map, with the stride of ``layer4`` and a width.
+
+    Args:
+        name: ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` or ``"resnet101"``.
+        last_stride: stride of ``layer4``; 1 keeps a map of twice the height and width.
+        width: factor on the planes of the four stages (the stem keeps its 64).
+        ibn: IBN-a in place of the first norm of every block of ``layer1`` to ``layer3``.
+        non_local: non-local blocks in the stages, see ``NON_LOCAL_BLOCKS``.
+        ceil_mode: the first pooling as fast-reid has it from version 1.0 on: no padding, and
+            the size rounded up. The size of the map is the same, its values are not.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        last_stride: int = 1,
+        width: float = 1.0,
+        *,
+        ibn: bool = False,
+        non_local: bool = False,
+        ceil_mode: bool = False,
+    ) -> None:
+        # _make_layer runs inside ResNet.__init__ and reads both.
+        self.last_stride = last_stride
+        self.width = width
+        block, layers = RESNETS[name]
+        super().__init__(block, layers)
+        self.out_channels: int = self.inplanes
+        del self.avgpool, self.fc
+        if ceil_mode:
+            self.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        if ibn:
+            self._use_ibn()
+        if non_local:
+            self._insert_non_local(NON_LOCAL_BLOCKS.get(name, (0, 0, 0, 0)))
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Return the input of ``layer1``, (B, 64, H/4, W/4), for images (B, 3, H, W)."""
+        out: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map of ``layer4``, (B, C, h, w), for images (B, 3, H, W)."""
+        out: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
+        return out
+
+    def _make_layer(
+        self,
+        block: Block,
+        planes: int,
+        blocks: int,
+        stride: int = 1,
+        dilate: bool = False,
+    ) -> nn.Sequential:
+        if planes == LAST_PLANES:
+            stride = self.last_stride
+        stage: nn.Sequential = super()._make_layer(
+            block, round(planes * self.width), blocks, stride, dilate
+        )
+        return stage
+
+    def _use_ibn(self) -> None:
+        for stage in (self.layer1, self.layer2, self.layer3):
+            for block in stage:
+                block.bn1 = IBN(block.bn1.num_features)
+
+    def _insert_non_local(self, counts: tuple[int, int, int, int]) -> None:
+        for number, count in enumerate(counts, start=1):
+            stage = getattr(self, f"layer{number}")
+            setattr(self, f"layer{number}", _with_non_local(stage, count))
+
+
+def _with_non_local(stage: nn.Sequential, count: int) -> nn.Sequential:
+    """Return the stage with a non-local block after each of its last ``count`` blocks."""
+    last = list(stage[-1].children())
+    channels = next(m.num_features for m in reversed(last) if isinstance(m, nn.BatchNorm2d))
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, (name, block) in enumerate(stage.named_children()):
+        parts[name] = block
+        if (number := index - len(stage) + count) >= 0:
+            parts[f"non_local_{number}"] = NonLocal(channels)
+    return nn.Sequential(parts)
