@@ -33,13 +33,14 @@ class IBN(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.half = half = channels // 2
+        self.instance_channels = half = channels // 2
         self.IN = nn.InstanceNorm2d(half, affine=True)
         self.BN = nn.BatchNorm2d(channels - half)
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape (B, C, h, w)."""
-        return torch.cat([self.IN(x[:, : self.half]), self.BN(x[:, self.half :])], dim=1)
+        first, second = x[:, : self.instance_channels], x[:, self.instance_channels :]
+        return torch.cat([self.IN(first), self.BN(second)], dim=1)
 
 
 class NonLocal(nn.Module):
