@@ -14,6 +14,14 @@ def blurred(images: Tensor, kernel_size: int = 51, sigma: float = 50.0) -> Tenso
 
     The kernel shrinks to the largest odd size that reflect padding allows, ``2 min(H, W) - 1``.
     Source: FAM, section 4.1.
+
+    Example:
+        >>> import torch
+        >>> from reid_explain import blurred
+        >>> image = torch.zeros(1, 3, 64, 64)
+        >>> image[..., 32:] = 1  # a sharp edge in the middle
+        >>> blurred(image)[0, 0, 0, [0, 16, 32, 48, 63]]
+        tensor([0.0000, 0.1879, 0.5102, 0.8316, 1.0000])
     """
     kernel_size = min(kernel_size, 2 * min(images.shape[-2:]) - 1)
     precise = images.to(torch.promote_types(images.dtype, torch.float32))
@@ -74,7 +82,13 @@ one for each image and of another person.
 
 
 def unit_range(maps: Tensor) -> Tensor:
-    """Return maps (..., H, W) stretched to [0, 1], each by itself; a constant map becomes 0."""
+    """Return maps (..., H, W) stretched to [0, 1], each by itself; a constant map becomes 0.
+
+    Example:
+        >>> import torch
+        >>> unit_range(torch.tensor([[-1.0, 0.0, 3.0]]))
+        tensor([[0.0000, 0.2500, 1.0000]])
+    """
     low = maps.amin(dim=(-2, -1), keepdim=True)
     span = maps.amax(dim=(-2, -1), keepdim=True) - low
     return (maps - low) / span.where(span > 0, torch.ones_like(span))

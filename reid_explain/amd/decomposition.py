@@ -33,7 +33,12 @@ def attribute_features(target: Any, features: Tensor, maps: Tensor) -> Tensor:
 
 
 def attribute_distances(query: Tensor, gallery: Tensor) -> Tensor:
-    """Return the distances d^k of pairs, (B, M), from features f^k (B, M, D) of both images."""
+    """Return the distances d^k of pairs, (B, M), from features f^k (B, M, D) of both images.
+
+    Example:
+        >>> attribute_distances(torch.zeros(1, 2, 2), torch.tensor([[[3.0, 4.0], [0.0, 1.0]]]))
+        tensor([[5., 1.]])
+    """
     # norm() has the subgradient 0 at 0: identical images give no NaN.
     distances: Tensor = (query - gallery).norm(dim=-1)
     return distances
@@ -57,6 +62,10 @@ def contributions(distances: Tensor) -> Tensor:
     """Return r^k = d^k / Σ d^k, in the shape (..., M) of the distances; each row sums to 1.
 
     A row of zeros (identical images) contributes 1/M each.
+
+    Example:
+        >>> contributions(torch.tensor([[3.0, 1.0]]))
+        tensor([[0.7500, 0.2500]])
     """
     total = distances.sum(dim=-1, keepdim=True)
     if distances.shape[-1] == 0:

@@ -80,7 +80,7 @@ def evaluate(
 ) -> Evaluation:
     """Compare query and gallery images with all attribute distances of every pair.
 
-    The average distance reconstruction error is the mean of |d - d̂| / d over all pairs with
+    The average distance reconstruction error is the mean of ``|d - d̂| / d`` over all pairs with
     d > 0. The X-mAP are means over the pairs of different identities that differ in an attribute;
     distractors have no labels and stay out of them. Intervals are bootstrapped over queries.
 

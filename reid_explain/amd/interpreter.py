@@ -91,6 +91,19 @@ class AMDInterpreter(nn.Module):
     Raises:
         InputError: A target without the seam, repeated or no attributes, or stages that it does
             not have.
+
+    Example:
+        >>> import torch
+        >>> from reid_explain import AMDInterpreter
+        >>> from reid_explain.models import build_model
+        >>> target = build_model("resnet18", width=0.125).eval()
+        >>> interpreter = AMDInterpreter(target, ("hat", "bag", "hair"), image_size=(64, 32))
+        >>> query, gallery = torch.rand(2, 1, 3, 64, 32)
+        >>> explanation = interpreter.attribute(query, gallery)
+        >>> explanation.query_maps.shape, explanation.contributions.shape
+        (torch.Size([1, 3, 64, 32]), torch.Size([1, 3]))
+        >>> torch.allclose(explanation.contributions.sum(1), torch.ones(1))
+        True
     """
 
     def __init__(

@@ -21,7 +21,13 @@ class PairLabels(NamedTuple):
 
 
 def pair_labels(first: Tensor, second: Tensor) -> PairLabels:
-    """Return a_i XOR a_j (AMD, equation 5) of labels (P, M): 1 or 2, and 0 where unknown."""
+    """Return a_i XOR a_j (AMD, equation 5) of labels (P, M): 1 or 2, and 0 where unknown.
+
+    Example:
+        >>> labels = pair_labels(torch.tensor([[1, 2, 0]]), torch.tensor([[2, 2, 1]]))
+        >>> labels.exclusive, labels.common
+        (tensor([[ True, False, False]]), tensor([[False,  True, False]]))
+    """
     known = (first > 0) & (second > 0)
     return PairLabels(known & (first != second), known & (first == second))
 
@@ -30,6 +36,10 @@ def prior_share(labels: PairLabels, nu: float = 0.5) -> Tensor:
     """Return s = (M_E / M)^ν, (P,), the least share of the exclusive attributes (equation 6).
 
     M counts the attributes that are known for both images.
+
+    Example:
+        >>> prior_share(pair_labels(torch.tensor([[1, 1, 1, 1]]), torch.tensor([[2, 1, 1, 1]])))
+        tensor([0.5000])
     """
     exclusive, common = (part.sum(1).float() for part in labels)
     return (exclusive / (exclusive + common).clamp(min=1)).pow(nu)
@@ -42,6 +52,10 @@ def prior_bound(labels: PairLabels, nu: float = 0.5) -> Tensor:
         = \sqrt{\frac{s (1 - s)}{M_E (M - M_E)}}
 
     With M_E = 0 it is 2/M, with M_E = M it is 1/(√2 M).
+
+    Example:
+        >>> prior_bound(pair_labels(torch.tensor([[1, 1, 1, 1]]), torch.tensor([[2, 1, 1, 1]])))
+        tensor([0.2887])
     """
     exclusive, common = (part.sum(1).float() for part in labels)
     known = (exclusive + common).clamp(min=1)
@@ -69,6 +83,12 @@ class AMDLoss:
         InputError: a negative weight, or ν outside (0, 1).
 
     Source: AMD (Chen et al., ICCV 2021), equation 11.
+
+    Example:
+        >>> labels = pair_labels(torch.tensor([[1, 1]]), torch.tensor([[2, 1]]))
+        >>> terms = AMDLoss()(torch.tensor([[1.0, 3.0]]), target=torch.tensor([5.0]), labels=labels)
+        >>> {name: round(float(term), 3) for name, term in terms.items()}
+        {'distillation': 0.2, 'prior_total': 9.142, 'prior_each': 25.0}
     """
 
     def __init__(
@@ -103,7 +123,7 @@ class AMDLoss:
 
 
 def distillation_loss(distances: Tensor, target: Tensor) -> Tensor:
-    """Return L_d = mean |d − Σ d^k| / mean d (AMD, equation 4, in units of the mean distance)."""
+    """Return L_d = ``mean |d − Σ d^k| / mean d`` (AMD, equation 4, in mean distances)."""
     error = (target - distances.sum(1)).abs().mean()
     return error / target.mean().clamp(min=torch.finfo(target.dtype).tiny)
 

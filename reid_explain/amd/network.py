@@ -24,6 +24,10 @@ def pepu(x: Tensor, kappa: float, tau: float = TAU) -> Tensor:
         x: of any shape.
         kappa: the value at 0; AMD uses 1/M.
         tau: the power, in (0, 1].
+
+    Example:
+        >>> pepu(torch.tensor([-1.0, 0.0, 3.0]), kappa=0.5)
+        tensor([0.1839, 0.5000, 1.0000])
     """
     # Each branch sees only its own side, so that neither can overflow in the gradient.
     positive = x > 0

@@ -63,6 +63,20 @@ class FolderDataset(FileDataset):
             none (none at all is right by default only); the table is unreadable, has other
             columns or values, lists no, the same, or an absent image; a training identity is in
             another split too; or query and gallery are empty.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> with TemporaryDirectory() as root:
+        ...     for name in ("anna/1_c1.png", "anna/2_c2.png", "bob/1_c1.png"):
+        ...         path = Path(root, name)
+        ...         path.parent.mkdir(exist_ok=True)
+        ...         Image.new("RGB", (8, 16)).save(path)
+        ...     dataset = FolderDataset(root)
+        >>> [(record.identity, record.camera) for record in dataset.query]
+        [(1, 1), (1, 2), (2, 1)]
+        >>> dataset.identity_names
+        {1: 'anna', 2: 'bob'}
     """
 
     name = "folder"

@@ -209,8 +209,9 @@ def gradients(score: Tensor, activations: Sequence[Tensor]) -> Sequence[Tensor]:
             return slopes
     raise InputError(
         "layer",
-        "an output without influence on the result of forward_func",
-        "a layer that the result is computed from, with gradients enabled",
+        "an output without influence on the result of forward_func, or none that gradients follow",
+        "a layer that the result is computed from in torch, with gradients enabled; ScoreFAM and "
+        "ScoreCAM need no gradients",
     )
 
 

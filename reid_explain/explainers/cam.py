@@ -50,6 +50,16 @@ class GradCAM(GradientExplainer):
 
     ``forward_func`` returns logits (B, classes). Source: Grad-CAM, equations 1 and 2; FAM,
     equation 3.
+
+    Example:
+        >>> import torch
+        >>> from reid_explain import GradCAM
+        >>> layer = torch.nn.Identity()
+        >>> logits = lambda images: layer(images).mean(dim=(2, 3))  # classes: red, green, blue
+        >>> image = torch.zeros(1, 3, 4, 4)
+        >>> image[0, 0, :2] = image[0, 1, 2:] = 1  # red above, green below
+        >>> GradCAM(logits, layer).attribute(image, target=1)[0, 0, :, 0]
+        tensor([0.0000, 0.0000, 0.0625, 0.0625])
     """
 
     @logged
@@ -96,6 +106,18 @@ class ScoreCAM(MaskingExplainer):
     Args:
         score: What S is made of: the class's ``"logit"``, or its ``"probability"``, which
             flattens the weights.
+
+    Example:
+        >>> import torch
+        >>> from reid_explain import ScoreCAM
+        >>> layer = torch.nn.Identity()
+        >>> logits = lambda images: 8 * layer(images).mean(dim=(2, 3))  # classes: red, green, blue
+        >>> image = torch.zeros(1, 3, 4, 4)
+        >>> image[0, 0, :2] = image[0, 1, 2:] = 1  # red above, green below
+        >>> explainer = ScoreCAM(logits, layer)
+        >>> maps, scores = explainer.attribute(image, 1, baselines=0.0, return_scores=True)
+        >>> scores, maps[0, 0, :, 0]
+        (tensor([[0., 4., 0.]]), tensor([0.0177, 0.0177, 0.9647, 0.9647]))
     """
 
     def __init__(

@@ -53,6 +53,16 @@ class ActivationMean(Control):
     r"""The plain mean of the layer's channels, :math:`L = \frac{1}{K}\sum_k A^k`; signed.
 
     Score-FAM comes close to it wherever its weights are close to uniform.
+
+    Example:
+        >>> import torch
+        >>> from reid_explain import ActivationMean
+        >>> layer = torch.nn.Identity()
+        >>> mean_colour = lambda images: layer(images).mean(dim=(2, 3))
+        >>> image = torch.zeros(1, 3, 4, 4)
+        >>> image[0, 0, :2] = 1  # a red upper half
+        >>> ActivationMean(mean_colour, layer).attribute(image)[0, 0, :, 0]
+        tensor([0.3333, 0.3333, 0.0000, 0.0000])
     """
 
     def _control(self, activation: Tensor, images: Tensor) -> Tensor:
@@ -70,6 +80,16 @@ class Random(Control):
         layer: As for every explainer; the map has its resolution.
         reshape_transform: As for every explainer.
         seed: Another seed, another noise.
+
+    Example:
+        >>> import torch
+        >>> from reid_explain import Random
+        >>> layer = torch.nn.Identity()
+        >>> control = Random(lambda images: layer(images).mean(dim=(2, 3)), layer)
+        >>> images = torch.rand(2, 3, 8, 4)
+        >>> maps = control.attribute(images)
+        >>> torch.equal(maps[1:], control.attribute(images[1:]))  # whatever else is in the batch
+        True
     """
 
     def __init__(
@@ -93,7 +113,18 @@ class Random(Control):
 
 
 class Centre(Control):
-    """A fixed Gaussian blob in the middle of the image, a quarter of its size wide; in (0, 1]."""
+    """A fixed Gaussian blob in the middle of the image, a quarter of its size wide; in (0, 1].
+
+    Example:
+        >>> import torch
+        >>> from reid_explain import Centre
+        >>> layer = torch.nn.Identity()
+        >>> control = Centre(lambda images: layer(images).mean(dim=(2, 3)), layer)
+        >>> control.attribute(torch.rand(1, 3, 3, 4))[0, 0]
+        tensor([[0.1335, 0.3628, 0.3628, 0.1335],
+                [0.3247, 0.8825, 0.8825, 0.3247],
+                [0.1335, 0.3628, 0.3628, 0.1335]])
+    """
 
     def _control(self, activation: Tensor, images: Tensor) -> Tensor:
         y, x = (

@@ -21,6 +21,16 @@ class GradFAM(GradientExplainer):
         \frac{\partial \|f(X)\|_2}{\partial A^k_{ij}} \cdot A^k\right)
 
     Source: FAM, equation 9. One forward and one backward pass.
+
+    Example:
+        >>> import torch
+        >>> from reid_explain import GradFAM
+        >>> layer = torch.nn.Identity()
+        >>> mean_colour = lambda images: layer(images).mean(dim=(2, 3))  # any function of images
+        >>> image = torch.zeros(1, 3, 4, 4)
+        >>> image[0, 0, :2] = 1  # a red upper half
+        >>> GradFAM(mean_colour, layer).attribute(image)[0, 0, :, 0]
+        tensor([0.0625, 0.0625, 0.0000, 0.0000])
     """
 
     @logged
@@ -62,6 +72,20 @@ class ScoreFAM(MaskingExplainer):
     Source: FAM, equations 10 to 13. One forward pass for each channel that is not constant.
     A masked image whose embedding is zero has cosine 0. The settings are those of
     :class:`.MaskingExplainer`; ``clusters=64`` is a good start where seconds count.
+
+    Example:
+        >>> import torch
+        >>> from reid_explain import ScoreFAM
+        >>> layer = torch.nn.Identity()
+        >>> mean_colour = lambda images: layer(images).mean(dim=(2, 3))
+        >>> image = torch.zeros(1, 3, 4, 4)
+        >>> image[0, 0, :2] = image[0, 1, 3:] = 1  # red above, a green line below
+        >>> explainer = ScoreFAM(mean_colour, layer)
+        >>> maps, scores = explainer.attribute(image, baselines=0.0, return_scores=True)
+        >>> scores  # the red part alone keeps more of the embedding; there is no blue
+        tensor([[0.8944, 0.4472, 0.0000]])
+        >>> maps[0, 0, :, 0]
+        tensor([0.4882, 0.4882, 0.0000, 0.3122])
     """
 
     @logged

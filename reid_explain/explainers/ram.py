@@ -136,6 +136,17 @@ class RAM(ReferenceExplainer):
 
     For models whose embedding is the pooled output of the layer (or has its direction), so that
     the map adds up to the similarity. Source: FAM, equations 4 and 5.
+
+    Example:
+        >>> import torch
+        >>> from reid_explain import RAM
+        >>> layer = torch.nn.Identity()
+        >>> mean_colour = lambda images: layer(images).mean(dim=(2, 3))
+        >>> image = torch.zeros(1, 3, 4, 4)
+        >>> image[0, 0, :2] = image[0, 1, 2:] = 1  # red above, green below
+        >>> red = torch.tensor([[3.0, 0.0, 0.0]])  # the reference's embedding
+        >>> RAM(mean_colour, layer).attribute(image, references=red)[0, 0, :, 0]
+        tensor([1., 1., 0., 0.])
     """
 
     def _map(self, images: Tensor, args: tuple[Any, ...], given: Any) -> Tensor:
@@ -170,6 +181,18 @@ class GradRAM(ReferenceExplainer, GradientExplainer):
         \frac{\langle f(X_g), f(X)\rangle}{\|f(X_g)\|} \cdot A^k\right)
 
     Source: FAM, equation 6.
+
+    Example:
+        >>> import torch
+        >>> from reid_explain import GradRAM
+        >>> layer = torch.nn.Identity()
+        >>> mean_colour = lambda images: layer(images).mean(dim=(2, 3))
+        >>> query, gallery = torch.zeros(2, 1, 3, 4, 4)
+        >>> query[0, 0, :2] = query[0, 1, 2:] = 1  # red above, green below
+        >>> gallery[0, 0, 2:] = 1  # red below
+        >>> query_map, gallery_map = GradRAM(mean_colour, layer).attribute_pair(query, gallery)
+        >>> query_map[0, 0, :, 0], gallery_map[0, 0, :, 0]  # red is what they share
+        (tensor([0.0625, 0.0625, 0.0000, 0.0000]), tensor([0.0000, 0.0000, 0.0442, 0.0442]))
     """
 
     def _score(self, output: Tensor, given: Any) -> Tensor:
@@ -184,6 +207,19 @@ class CGRAM(ReferenceExplainer, GradientExplainer):
         \cos(f(X), f(X_g)) \cdot A^k\right)
 
     The gradient vanishes as the two images become equal. Source: FAM, section 3.1 and equation 7.
+
+    Example:
+        >>> import torch
+        >>> from reid_explain import CGRAM
+        >>> layer = torch.nn.Identity()
+        >>> mean_colour = lambda images: layer(images).mean(dim=(2, 3))
+        >>> image = torch.zeros(1, 3, 4, 4)
+        >>> image[0, 0, :2] = image[0, 1, 2:] = 1  # red above, green below
+        >>> red = torch.tensor([[3.0, 0.0, 0.0]])
+        >>> CGRAM(mean_colour, layer).attribute(image, references=red)[0, 0, :, 0]
+        tensor([0.0442, 0.0442, 0.0000, 0.0000])
+        >>> CGRAM(mean_colour, layer).attribute(image, references=image).max() < 1e-6
+        tensor(True)
     """
 
     def _score(self, output: Tensor, given: Any) -> Tensor:

@@ -28,6 +28,11 @@ def ranked_precision(scores: Tensor, relevant: Tensor, known: Tensor | None = No
 
     Raises:
         InputError: shapes disagree.
+
+    Example:
+        >>> distances = torch.tensor([0.1, 0.5, 0.3, 0.2])  # of four attributes
+        >>> ranked_precision(distances, torch.tensor([False, True, False, True]))
+        tensor(0.8333)
     """
     for name, mask in (("relevant", relevant), ("known", known)):
         if mask is not None and (mask.dtype != torch.bool or mask.shape[-1:] != scores.shape[-1:]):
@@ -54,6 +59,10 @@ def random_precision(relevant: Tensor, known: Tensor | None = None) -> Tensor:
 
     Returns:
         (...), float32; NaN where nothing is relevant.
+
+    Example:
+        >>> random_precision(torch.tensor([False, True, False, True]))
+        tensor(0.6806)
     """
     known = torch.ones_like(relevant) if known is None else known
     count = known.sum(-1)
@@ -77,5 +86,9 @@ def disagreement(p: Tensor) -> Tensor:
     """Return 2p(1-p), how often two identities differ in each attribute, (M,).
 
     The order by it, the same for all pairs, is the second floor.
+
+    Example:
+        >>> disagreement(torch.tensor([0.5, 0.1]))
+        tensor([0.5000, 0.1800])
     """
     return 2 * p * (1 - p)

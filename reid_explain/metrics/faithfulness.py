@@ -49,6 +49,10 @@ def explanation_mask(
         InputError: If the maps do not fit or a setting is out of its range.
 
     Source: FAM, equation 14.
+
+    Example:
+        >>> explanation_mask(torch.tensor([[[[0.0, 2.0, 4.0, 5.0, 10.0]]]]))
+        tensor([[[[0.0000, 0.0000, 0.9000, 0.9000, 1.0000]]]])
     """
     if not 0 < low <= high <= 1:
         raise InputError("low, high", (low, high), "0 < low <= high <= 1")
@@ -73,6 +77,11 @@ def top_area_masks(maps: Tensor, fractions: Sequence[float] = AREA_FRACTIONS) ->
 
     Raises:
         InputError: If the maps do not fit or a fraction is out of its range.
+
+    Example:
+        >>> maps = torch.tensor([[[[0.1, 0.9], [0.8, 0.3]]]])
+        >>> top_area_masks(maps, [0.25, 0.5]).int()[0, :, 0].tolist()
+        [[[0, 1], [0, 0]], [[0, 1], [1, 0]]]
     """
     if not fractions or not all(0 <= fraction <= 1 for fraction in fractions):
         raise InputError("fractions", tuple(fractions), "shares in [0, 1], at least one")
@@ -121,6 +130,12 @@ def random_phase_maps(maps: Tensor, seeds: Sequence[int]) -> Tensor:
 
     Source: Theiler et al., Testing for nonlinearity in time series: the method of surrogate
     data, Physica D 1992.
+
+    Example:
+        >>> maps = torch.linspace(0, 1, 64).view(1, 1, 8, 8)
+        >>> control = random_phase_maps(maps, seeds=[0])
+        >>> torch.allclose(maps.mean(), control.mean()), torch.allclose(maps.std(), control.std())
+        (True, True)
     """
     maps = check_maps("maps", maps)
     if len(seeds) != len(maps):
@@ -150,6 +165,11 @@ def composite(images: Tensor, masks: Tensor, fill: Tensor) -> Tensor:
         InputError: If the shapes do not fit or an image is not finite.
 
     Source: FAM, section 4.2.
+
+    Example:
+        >>> image = torch.tensor([[[[4.0, 6.0]]]])
+        >>> composite(image, torch.tensor([[[[1.0, 0.5]]]]), fill=torch.zeros(1, 1, 1, 2))
+        tensor([[[[4., 3.]]]])
     """
     images = _check_fit(images, "masks", masks, fill)
     return torch.lerp(fill.to(images), images, masks.to(images))
@@ -167,7 +187,12 @@ def _check_fit(images: Tensor, argument: str, masks: Tensor, fill: Tensor) -> Te
 
 
 def kept_area(masks: Tensor) -> Tensor:
-    """Return the mean (B,) of each mask (B, 1, H, W), bool or in [0, 1]: the share it keeps."""
+    """Return the mean (B,) of each mask (B, 1, H, W), bool or in [0, 1]: the share it keeps.
+
+    Example:
+        >>> kept_area(explanation_mask(torch.tensor([[[[0.0, 0.5, 0.5, 1.0]]]])))
+        tensor([0.7000], dtype=torch.float64)
+    """
     return masks.double().mean(dim=(1, 2, 3))
 
 
@@ -187,6 +212,14 @@ def match_similarity(query: Embedded, gallery: Embedded) -> Tensor:
         InputError: If shapes disagree or an embedding is zero, NaN or infinite.
 
     Source: FAM, equation 15.
+
+    Example:
+        >>> query = Embedded(torch.tensor([[1.0, 0.0]]), torch.tensor([7]), torch.tensor([1]))
+        >>> gallery = Embedded(
+        ...     torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.tensor([7, 7]), torch.tensor([2, 3])
+        ... )
+        >>> match_similarity(query, gallery)  # cosines 1 and 0
+        tensor([0.5000], dtype=torch.float64)
     """
     check_embedded(query, gallery, "cosine")
     people = torch.stack([query.identities, query.cameras], dim=1)
@@ -226,6 +259,11 @@ def drop(original: Tensor, explained: Tensor, baseline: Tensor) -> Tensor:
         InputError: If the shapes differ.
 
     Source: FAM, equations 15 and 16.
+
+    Example:
+        >>> image, masked = torch.tensor([0.8, 0.8]), torch.tensor([0.6, 0.9])
+        >>> drop(image, masked, torch.tensor([0.4, 0.4]))  # half of what the fill takes; nothing
+        tensor([0.5000, 0.0000])
     """
     _check_figures(original, explained, baseline)
     to_explained = (-1, *[1] * (explained.dim() - 1))
@@ -248,6 +286,10 @@ def increase(original: Tensor, explained: Tensor) -> Tensor:
         InputError: If the shapes differ.
 
     Source: FAM, equation 17.
+
+    Example:
+        >>> increase(torch.tensor([0.8, 0.8]), torch.tensor([0.6, 0.9]))
+        tensor([0., 1.])
     """
     _check_figures(original, explained, original)
     original = original.view(-1, *[1] * (explained.dim() - 1))
@@ -278,6 +320,10 @@ def area_under_curve(fractions: Tensor, values: Tensor) -> Tensor:
         InputError: If there is one point only, the lengths differ or the fractions descend.
 
     Source: Petsiuk et al., RISE, BMVC 2018.
+
+    Example:
+        >>> area_under_curve(torch.tensor([0.0, 0.5, 1.0]), torch.tensor([0.0, 1.0, 1.0]))
+        tensor(0.7500)
     """
     ascending = fractions.dim() == 1 and len(fractions) > 1 and bool((fractions.diff() > 0).all())
     if not ascending or values.shape[-1:] != fractions.shape:
@@ -317,6 +363,13 @@ def insertion_curve(
 
     Source: Petsiuk et al., RISE, BMVC 2018, with the cosine in the place of the class
     probability.
+
+    Example:
+        >>> image = torch.tensor([[[[2.0, 0.0]], [[0.0, 1.0]]]])  # red, then green
+        >>> mean_colour = lambda images: images.mean(dim=(2, 3))
+        >>> red_first = torch.tensor([[[[1.0, 0.0]]]])
+        >>> insertion_curve(mean_colour, image, red_first, torch.zeros_like(image), steps=2)
+        tensor([[0.0000, 0.8944, 1.0000]], dtype=torch.float64)
     """
     masks = _step_masks(images, maps, fill, steps)
     return _similarities(forward_func, images, masks, fill, batch_size)

@@ -36,6 +36,12 @@ def bootstrap_mean(
         InputError: If there is no value, or one is NaN or infinite.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
+
+    Example:
+        >>> ours, theirs = torch.tensor([0.5, 0.7, 0.6, 0.8]), torch.tensor([0.4, 0.5, 0.5, 0.5])
+        >>> lead = bootstrap_mean(ours - theirs)  # paired: the difference, query by query
+        >>> round(lead.mean, 3), round(lead.low, 3), round(lead.high, 3)
+        (0.175, 0.1, 0.25)
     """
     check_at_least("resamples", resamples, 1)
     if values.dim() != 1 or len(values) == 0 or not torch.isfinite(values).all():

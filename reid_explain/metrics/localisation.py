@@ -16,6 +16,10 @@ def area(regions: Tensor) -> Tensor:
 
     It is the chance level of both figures below: what a constant map scores, and what random
     maps score on average.
+
+    Example:
+        >>> area(torch.tensor([[[[True, False], [False, False]]]]))
+        tensor([0.2500], dtype=torch.float64)
     """
     return check_regions(regions).double().mean(dim=(1, 2, 3))
 
@@ -31,6 +35,11 @@ def energy_inside(maps: Tensor, regions: Tensor) -> Tensor:
 
     Raises:
         InputError: If the shapes differ or a map is NaN or infinite.
+
+    Example:
+        >>> maps = torch.tensor([[[[3.0, 1.0], [0.0, -2.0]]]])
+        >>> energy_inside(maps, torch.tensor([[[[True, False], [False, False]]]]))  # chance: 0.25
+        tensor([0.7500], dtype=torch.float64)
     """
     maps = paired_maps(maps, regions).clamp_min(0)
     total = maps.sum(dim=(1, 2, 3))
@@ -50,6 +59,11 @@ def pointing_game(maps: Tensor, regions: Tensor) -> Tensor:
 
     Raises:
         InputError: If the shapes differ or a map is NaN or infinite.
+
+    Example:
+        >>> maps = torch.tensor([[[[3.0, 1.0], [0.0, 3.0]]]])  # two places are highest
+        >>> pointing_game(maps, torch.tensor([[[[True, False], [False, False]]]]))
+        tensor([0.5000], dtype=torch.float64)
     """
     maps = paired_maps(maps, regions)
     highest = (maps == maps.amax(dim=(1, 2, 3), keepdim=True)).double()

@@ -63,6 +63,16 @@ def match_ranks(
 
     Raises:
         InputError: shapes disagree, an embedding is not finite or, for cosine, zero.
+
+    Example:
+        >>> query = Embedded(torch.tensor([[1.0, 0.0]]), torch.tensor([7]), torch.tensor([1]))
+        >>> gallery = Embedded(
+        ...     torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0]]),
+        ...     identities=torch.tensor([7, 3, 7, 7]),
+        ...     cameras=torch.tensor([1, 2, 2, 3]),  # the first: the query's own camera, junk
+        ... )
+        >>> match_ranks(query, gallery)  # identity 3 is nearer than both matches
+        [tensor([1, 2])]
     """
     check_embedded(query, gallery, metric)
     scale = _range(query.embeddings, gallery.embeddings, metric)
@@ -111,6 +121,10 @@ def average_precision(ranks: Sequence[Tensor], interpolation: str = "standard") 
 
     Raises:
         InputError: another interpolation.
+
+    Example:
+        >>> average_precision([torch.tensor([0, 3]), torch.tensor([], dtype=torch.int64)])
+        tensor([0.7500,    nan], dtype=torch.float64)
     """
     check_choice("interpolation", interpolation, INTERPOLATIONS)
     return torch.stack([_precisions(row.double(), interpolation).mean() for row in ranks])
@@ -128,6 +142,11 @@ def cumulative_matches(ranks: Sequence[Tensor], at: Sequence[int] = (1, 5, 10)) 
 
     Raises:
         InputError: a k below 1.
+
+    Example:
+        >>> cumulative_matches([torch.tensor([0, 3]), torch.tensor([2])], at=(1, 5))
+        tensor([[1., 1.],
+                [0., 1.]], dtype=torch.float64)
     """
     if not at or min(at) < 1:
         raise InputError("at", tuple(at), "ranks from 1")
@@ -144,6 +163,10 @@ def summarize(
 
     Raises:
         InputError: no query has a match.
+
+    Example:
+        >>> summarize([torch.tensor([0, 3]), torch.tensor([3])], at=(1, 5))
+        RetrievalSummary(mean_ap=50.0, cmc={1: 50.0, 5: 100.0}, queries=2, excluded=0)
     """
     precision = average_precision(ranks, interpolation)
     excluded = int(precision.isnan().sum())

@@ -52,6 +52,11 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         InputError: If the maps do not fit.
 
     Source: Wang et al., Image quality assessment, IEEE TIP 2004, equation 13.
+
+    Example:
+        >>> maps = torch.eye(8)[None, None]
+        >>> ssim(maps, 5 * maps), ssim(maps, maps.flip(-1)) < 0.1
+        (tensor([1.], dtype=torch.float64), tensor([True]))
     """
 
     def of_pair(a: Map, b: Map) -> float:
@@ -74,6 +79,11 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
 
     Raises:
         InputError: If the maps do not fit.
+
+    Example:
+        >>> maps = torch.arange(9.0).view(1, 1, 3, 3)
+        >>> spearman(maps, maps**2), spearman(maps, -maps)  # only the order counts
+        (tensor([1.], dtype=torch.float64), tensor([-1.], dtype=torch.float64))
     """
     return _per_pair(lambda a, b: _correlation(rankdata(a), rankdata(b)), a, b)
 
@@ -93,6 +103,11 @@ def hog_similarity(a: Tensor, b: Tensor) -> Tensor:
         InputError: If the maps do not fit.
 
     Source: Adebayo et al.
+
+    Example:
+        >>> maps = torch.eye(8)[None, None]
+        >>> hog_similarity(maps, 5 * maps)
+        tensor([1.], dtype=torch.float64)
     """
 
     def of_pair(a: Map, b: Map) -> float:
@@ -134,6 +149,10 @@ def weight_entropy(weights: Tensor) -> Tensor:
 
     Raises:
         InputError: If the weights are negative or do not sum to 1.
+
+    Example:
+        >>> weight_entropy(torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0]]))
+        tensor([1.0000, 0.5000], dtype=torch.float64)
     """
     shares = weights.double()
     distribution = (
@@ -180,6 +199,16 @@ def cascading_randomisation(
         InputError: If no layer of ``model`` takes part.
 
     Source: Adebayo et al., the model parameter randomisation test.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+        >>> trained = model[0].weight.clone()
+        >>> for name in cascading_randomisation(model, torch.rand(1, 3, 4, 4)):
+        ...     print(name, bool((model[0].weight == trained).all()))
+        2 True
+        0 False
+        >>> torch.equal(model[0].weight, trained)  # as it was
+        True
     """
     saved = _snapshot(model)
     try:
@@ -203,6 +232,11 @@ def independent_randomisation(
     each step. A layer gets the same random weights in both.
 
     Source: Adebayo et al., the model parameter randomisation test.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+        >>> list(independent_randomisation(model, torch.rand(1, 3, 4, 4)))
+        ['2', '0']
     """
     saved = _snapshot(model)
     try:
