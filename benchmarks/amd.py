@@ -5,11 +5,14 @@
     python benchmarks/amd.py evaluate --dataset market1501 --root DATA --target osnet_x0_25 \
         --weights osnet.pth --interpreter runs/amd/interpreter.safetensors --output runs/amd_test
     python benchmarks/amd.py explain --output runs/amd_figures
+    python benchmarks/amd.py cross-domain synthetic runs/amd --output runs/amd_systems
+    python benchmarks/amd.py reweight synthetic runs/amd --output runs/amd_systems --resume
 
 Without --interpreter the one that comes with the package is evaluated and explains.
 
 An interrupted training goes on with --resume after its last finished epoch and ends with the
-same weights (bit for bit on the CPU with the same number of threads).
+same weights (bit for bit on the CPU with the same number of threads). The last two commands compare
+systems, see ``amd_systems``; they share what they measure.
 """
 
 import argparse
@@ -18,19 +21,19 @@ from pathlib import Path
 
 import amd_figures
 import amd_report
+import amd_systems
 import amd_truth
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from amd_systems import measure, open_interpreter
 from command_line import SHIPPED, add_dataset, one_line_errors
 from run_folder import claim, fixed_settings, write_json
 from tables import versions
 from targets import open_model
 
 from reid_explain import InputError
-from reid_explain.amd.evaluation import evaluate as evaluate_decomposed
 from reid_explain.amd.interpreter import AMDInterpreter
-from reid_explain.amd.records import decompose_records
 from reid_explain.amd.trainer import Recipe, train_interpreter
 from reid_explain.datasets.catalogue import open_dataset
 from reid_explain.datasets.records import ReIDDataset
@@ -51,25 +54,35 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             name, help=summary, description=summary, formatter_class=parser.formatter_class
         )
         add = part.add_argument
-        add("--target", choices=(SHIPPED, *MODEL_NAMES), default=SHIPPED)
-        add("--weights", type=Path, help="of the target: a checkpoint, or a train_target.py card")
-        add_dataset(part)
         add("--output", type=Path, required=True, help="folder of this run")
         add("--resume", action="store_true", help="go on with the run in --output")
         add("--workers", type=int, default=0, help="processes that load images")
         if name == "train":
+            add_target(part)
             add_recipe(part)
-        else:
-            add("--interpreter", type=Path, help="a file of train; default: the package's own")
-            add("--device", default="cpu")
-            add("--seed", type=int, default=0, help="of every random choice")
-            add("--cross-domain", action="store_true", help="attributes are matched by name")
+            continue
+        add("--device", default="cpu")
+        if name in SYSTEMS:
+            amd_systems.add_systems(part)
+            continue
+        add_target(part)
+        add("--interpreter", type=Path, help="a file of train; default: the package's own")
+        add("--seed", type=int, default=0, help="of every random choice")
+        add("--cross-domain", action="store_true", help="attributes are matched by name")
     add = commands.choices["evaluate"].add_argument
     add("--gamma", type=float, default=1.0, help="weight of the largest exclusive distance")
     add("--pairs", type=int, default=10, help="synthetic: one-difference pairs per attribute")
     add = commands.choices["explain"].add_argument
     add("--figures", type=int, default=6, help="pairs to explain")
     return parser.parse_args(arguments)
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """Add the target and the data set."""
+    add = parser.add_argument
+    add("--target", choices=(SHIPPED, *MODEL_NAMES), default=SHIPPED)
+    add("--weights", type=Path, help="of the target: a checkpoint, or a train_target.py card")
+    add_dataset(parser)
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -126,19 +139,14 @@ def untrained(settings: argparse.Namespace, dataset: ReIDDataset) -> AMDInterpre
 def evaluate(settings: argparse.Namespace) -> None:
     """Measure an interpreter on the test split of a data set."""
     dataset = open_dataset(settings.dataset, settings.root)
-    interpreter = open_interpreter(settings)
+    interpreter = interpreter_of(settings)
     check_attributes(settings, interpreter, dataset)
     claim(settings.output, fixed_settings(settings), resume=settings.resume)
-    query, gallery = (
-        decompose_records(interpreter, dataset, records, workers=settings.workers, description=name)
-        for name, records in (("query", dataset.query), ("gallery", dataset.gallery))
-    )
-    frequencies = interpreter.network.frequencies.cpu()
-    found = evaluate_decomposed(query, gallery, frequencies, gamma=settings.gamma)
-    results = amd_report.as_json(found, interpreter.attributes)
+    results = measure(interpreter, dataset, workers=settings.workers, gamma=settings.gamma)
+    measured = [amd_report.Measured(dataset.name, dataset.name, settings.cross_domain, results)]
     print(
-        amd_report.decomposition_table(found, dataset.name, cross_domain=settings.cross_domain),
-        amd_report.reweighting_table(found, dataset.name),
+        amd_report.decomposition_table(measured),
+        amd_report.reweighting_table(measured),
         sep="\n\n",
     )
     if isinstance(dataset, SyntheticReID):
@@ -152,7 +160,7 @@ def evaluate(settings: argparse.Namespace) -> None:
 def explain(settings: argparse.Namespace) -> None:
     """Draw pairs, the average map of each attribute and, on synthetic data, the true masks."""
     dataset = open_dataset(settings.dataset, settings.root)
-    interpreter = open_interpreter(settings)
+    interpreter = interpreter_of(settings)
     check_attributes(settings, interpreter, dataset)
     claim(settings.output, fixed_settings(settings), resume=settings.resume)
     amd_figures.draw_pairs(interpreter, dataset, settings.figures, settings.seed, settings.output)
@@ -163,16 +171,11 @@ def explain(settings: argparse.Namespace) -> None:
         )
 
 
-def open_interpreter(settings: argparse.Namespace) -> AMDInterpreter:
+def interpreter_of(settings: argparse.Namespace) -> AMDInterpreter:
     """Return the interpreter of --interpreter on the target of --target and --weights."""
-    if settings.interpreter is None:
-        if settings.weights is not None or settings.target != SHIPPED:
-            raise InputError("--interpreter", "nothing", f"the file for {settings.target}")
-        interpreter = AMDInterpreter.from_pretrained(SHIPPED)
-    else:
-        target = open_model(settings.target, settings.weights)
-        interpreter = AMDInterpreter.load(settings.interpreter, target)
-    return interpreter.to(settings.device, memory_format=torch.channels_last)
+    return open_interpreter(
+        settings.target, settings.weights, settings.interpreter, settings.device
+    )
 
 
 def check_attributes(
@@ -187,7 +190,8 @@ def check_attributes(
         )
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "explain": explain}
+SYSTEMS = {"cross-domain": amd_systems.cross_domain, "reweight": amd_systems.reweight}
+COMMANDS = {"train": train, "evaluate": evaluate, "explain": explain, **SYSTEMS}
 
 if __name__ == "__main__":
     main()

@@ -4,39 +4,43 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tables import interval, layout
+from torch import Tensor
 
 from reid_explain.amd.evaluation import AttributeRanking, Evaluation
-from reid_explain.metrics.retrieval import average_precision, cumulative_matches
+from reid_explain.metrics.retrieval import RetrievalSummary, average_precision, cumulative_matches
 
 Row = tuple[str, ...]
 
+TABLE_1_HEADER: Row = (
+    *("%", "", "Rank-1", "Rank-5", "mAP", "X-mAP_e", "X-mAP_c", "ADRE", "bias", "attributes"),
+)
+TABLE_3_HEADER: Row = ("%", "", "Rank-1", "gain [95 %]", "mAP", "gain [95 %]")
 PUBLISHED = "published, full test split: "
-NO_RANKING = ("-", "-", "-", "-")
 
 TABLES_1_AND_2: dict[tuple[str, str], list[Row]] = {
     ("market1501", "market1501"): [
-        ("SBS ResNet-34", "93.94", "97.74", "83.95", *NO_RANKING),
-        ("  interpreter", "94.21", "97.80", "84.12", "73.71", "96.39", "2.31", "-"),
-        ("SBS ResNet-50", "94.77", "98.13", "87.15", *NO_RANKING),
-        ("  interpreter", "94.74", "98.16", "87.11", "74.29", "96.59", "1.99", "-"),
-        ("SBS ResNet-101", "95.94", "98.40", "88.64", *NO_RANKING),
-        ("  interpreter", "95.55", "98.52", "88.29", "75.40", "96.73", "1.87", "-"),
+        ("SBS ResNet-34", "93.94", "97.74", "83.95"),
+        ("  interpreter", "94.21", "97.80", "84.12", "73.71", "96.39", "2.31"),
+        ("SBS ResNet-50", "94.77", "98.13", "87.15"),
+        ("  interpreter", "94.74", "98.16", "87.11", "74.29", "96.59", "1.99"),
+        ("SBS ResNet-101", "95.94", "98.40", "88.64"),
+        ("  interpreter", "95.55", "98.52", "88.29", "75.40", "96.73", "1.87"),
     ],
     ("dukemtmc", "dukemtmc"): [
-        ("SBS ResNet-34", "86.67", "92.77", "71.71", *NO_RANKING),
-        ("  interpreter", "86.13", "92.91", "72.00", "69.58", "95.79", "1.93", "-"),
-        ("SBS ResNet-50", "88.24", "94.17", "75.54", *NO_RANKING),
-        ("  interpreter", "87.84", "94.34", "75.27", "70.30", "96.03", "1.73", "-"),
-        ("SBS ResNet-101", "89.33", "95.20", "78.41", *NO_RANKING),
-        ("  interpreter", "89.21", "95.15", "78.26", "70.52", "96.11", "1.74", "-"),
+        ("SBS ResNet-34", "86.67", "92.77", "71.71"),
+        ("  interpreter", "86.13", "92.91", "72.00", "69.58", "95.79", "1.93"),
+        ("SBS ResNet-50", "88.24", "94.17", "75.54"),
+        ("  interpreter", "87.84", "94.34", "75.27", "70.30", "96.03", "1.73"),
+        ("SBS ResNet-101", "89.33", "95.20", "78.41"),
+        ("  interpreter", "89.21", "95.15", "78.26", "70.52", "96.11", "1.74"),
     ],
     ("market1501", "dukemtmc"): [
-        ("SBS ResNet-50", "45.02", "61.40", "26.43", *NO_RANKING),
-        ("  interpreter", "47.08", "62.61", "28.41", "59.01", "91.47", "2.16", "-"),
+        ("SBS ResNet-50", "45.02", "61.40", "26.43"),
+        ("  interpreter", "47.08", "62.61", "28.41", "59.01", "91.47", "2.16"),
     ],
     ("dukemtmc", "market1501"): [
-        ("SBS ResNet-50", "53.15", "71.26", "24.48", *NO_RANKING),
-        ("  interpreter", "54.48", "71.59", "25.48", "59.19", "92.17", "1.56", "-"),
+        ("SBS ResNet-50", "53.15", "71.26", "24.48"),
+        ("  interpreter", "54.48", "71.59", "25.48", "59.19", "92.17", "1.56"),
     ],
 }
 """AMD, tables 1 and 2, by the data sets of the training and of the test."""
@@ -69,13 +73,13 @@ TABLE_3: dict[str, list[Row]] = {
 }
 """AMD, table 3, by data set; the paper does not say where its exclusive attributes come from."""
 
-RETRIEVALS = {
-    "target": "target",
-    "reconstructed": "reconstructed distance alone",
+FLOORS = {"fixed_order": "floor: one fixed order", "random_order": "floor: random order"}
+GAINS = {
+    "reconstructed": "  interpreter alone",
     "reweighted": "  + re-weighting",
     "oracle": "  + re-weighting, oracle: true labels",
 }
-"""What ranks the gallery, and its name in table 3."""
+"""What ranks the gallery in place of the target, and its name in table 3."""
 
 
 class Measured(NamedTuple):
@@ -92,48 +96,59 @@ class Measured(NamedTuple):
 
 def decomposition_table(measured: Sequence[Measured]) -> str:
     """Return the table of distillation and decomposition, tables 1 and 2 of the paper."""
-    lines: list[Row] = [
-        ("%", "", "Rank-1", "Rank-5", "mAP", "X-mAP_e", "X-mAP_c", "ADRE", "bias"),
-    ]
-    for one in measured:
-        found, rankings = one.results, [one.results[name] for name in ("X-mAP_e", "X-mAP_c")]
-        accuracy = {
-            name: [number(row[k]) for k in ("rank1", "rank5", "mAP")]
-            for name, row in found["retrieval"].items()
-        }
-        precision = [number(row["interpreter"]["mean"]) for row in rankings]
-        error, bias = number(found["ADRE"]["mean"]), f"{found['bias']['mean']:+.2f}"
-        lines += [
-            (one.title, "target", *accuracy["target"], *NO_RANKING),
-            ("", "interpreter", *accuracy["reconstructed"], *precision, error, bias),
-        ]
-        for floor in ("fixed_order", "random_order"):
-            name = "floor: " + {"fixed_order": "one fixed order"}.get(floor, "random order")
-            lines.append(("", name, *"---", *(number(row[floor]) for row in rankings), *"--"))
-    tests = dict.fromkeys((one.dataset, one.cross_domain) for one in measured)
+    lines = [TABLE_1_HEADER, *(row for one in measured for row in decomposition_rows(one))]
+    tests = {(one.dataset, one.cross_domain) for one in measured}
     for (trained, tested), rows in TABLES_1_AND_2.items():
         if (tested, trained != tested) in tests:
-            lines += published(arrow(trained, tested), rows)
+            lines += published(arrow(trained, tested), rows, TABLE_1_HEADER)
     return layout(lines)
+
+
+def decomposition_rows(measured: Measured) -> list[Row]:
+    """Return target, interpreter and floors."""
+    found = measured.results
+    rankings = [found[name] for name in ("X-mAP_e", "X-mAP_c")]
+
+    def accuracy(name: str) -> Row:
+        return tuple(number(found["retrieval"][name][k]) for k in ("rank1", "rank5", "mAP"))
+
+    interpreter = (
+        *accuracy("reconstructed"),
+        *(number(ranking["interpreter"]["mean"]) for ranking in rankings),
+        number(found["ADRE"]["mean"]),
+        signed(found["bias"]["mean"]),
+        f"{len(found['labelled'])} of {len(found['balanced_accuracy'])}",
+    )
+    floors = [
+        ("", label, *"---", *(number(ranking[name]) for ranking in rankings), *"---")
+        for name, label in FLOORS.items()
+    ]
+    return [
+        (measured.title, "target", *accuracy("target"), *"-----"),
+        ("", "interpreter", *interpreter),
+        *floors,
+    ]
 
 
 def reweighting_table(measured: Sequence[Measured]) -> str:
     """Return the table of re-weighted retrieval, table 3 of the paper, with what is gained."""
-    lines: list[Row] = [("%", "", "Rank-1", "gain [95 %]", "mAP", "gain [95 %]")]
-    for one in measured:
-        for name, label in RETRIEVALS.items():
-            cells = [
-                cell
-                for figure in ("rank1", "mAP")
-                for cell in (
-                    number(one.results["retrieval"][name][figure]),
-                    gained(one.results["gain"][name][figure]) if name != "target" else "",
-                )
-            ]
-            lines.append((one.title if name == "target" else "", label, *cells))
+    lines = [TABLE_3_HEADER, *(row for one in measured for row in reweighting_rows(one))]
     for dataset in dict.fromkeys(one.dataset for one in measured if not one.cross_domain):
-        lines += published(dataset, TABLE_3.get(dataset, []))
+        lines += published(dataset, TABLE_3.get(dataset, []), TABLE_3_HEADER)
     return layout(lines)
+
+
+def reweighting_rows(measured: Measured) -> list[Row]:
+    """Return what each way to rank the gallery reaches, and how much more than the target."""
+    found, gain = measured.results["retrieval"], measured.results["gain"]
+    before = [number(found["target"][figure]) for figure in ("rank1", "mAP")]
+    rows: list[Row] = [(measured.title, "target", before[0], "", before[1], "")]
+    for name, label in GAINS.items():
+        after = [
+            (number(found[name][figure]), gained(gain[name][figure])) for figure in ("rank1", "mAP")
+        ]
+        rows.append(("", label, *after[0], *after[1]))
+    return rows
 
 
 def arrow(trained: str, tested: str) -> str:
@@ -141,9 +156,10 @@ def arrow(trained: str, tested: str) -> str:
     return tested if trained == tested else f"{trained} -> {tested}"
 
 
-def published(title: str, rows: Sequence[Row]) -> list[Row]:
-    """Return published rows with the mark that says so."""
-    return [(title, PUBLISHED + name, *cells) for name, *cells in rows]
+def published(title: str, rows: Sequence[Row], header: Row) -> list[Row]:
+    """Return published rows with the mark that says so, as long as the header."""
+    marked = [(PUBLISHED + title, *cells) for cells in rows]
+    return [(*row, *"-" * (len(header) - len(row))) for row in marked]
 
 
 def number(value: float) -> str:
@@ -151,56 +167,70 @@ def number(value: float) -> str:
     return f"{value:.2f}"
 
 
+def signed(value: float) -> str:
+    """Return a difference in percent as a cell."""
+    return f"{value:+.2f}"
+
+
 def gained(value: dict[str, Any]) -> str:
     """Return a difference with its interval as a cell."""
-    low, high = value["interval"]
-    return f"{value['mean']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    low, high = map(signed, value["interval"])
+    return f"{signed(value['mean'])} [{low}, {high}]"
 
 
-def as_json(evaluation: Evaluation, attributes: Sequence[str]) -> dict[str, Any]:
-    """Return everything that was measured, in percent; what a query has no figure of is null.
+def as_json(
+    evaluation: Evaluation, attributes: Sequence[str], labelled: Sequence[str]
+) -> dict[str, Any]:
+    """Return everything that was measured, in percent.
 
-    ``gain`` holds the mean differences to the target with paired bootstrap intervals over the
-    queries that have a match.
+    What a query or an attribute has no figure of is null. ``gain`` holds the mean
+    differences to the target with paired bootstrap intervals over the queries with a match.
+
+    Args:
+        evaluation: What was measured.
+        attributes: Those of the interpreter.
+        labelled: Those of the data set; the X-mAP are about the attributes that both have.
     """
-
-    def retrieval_of(name: str) -> dict[str, Any]:
-        summary = getattr(evaluation, name)
-        cmc = {f"rank{rank}": value for rank, value in summary.cmc.items()}
-        return {**cmc, "mAP": summary.mean_ap}
 
     def ranking_of(ranking: AttributeRanking) -> dict[str, Any]:
         return {**ranking._asdict(), "interpreter": ranking.interpreter._asdict()}
 
+    queries = {name: per_query(ranks) for name, ranks in evaluation.ranks.items()}
     accuracy = dict(zip(attributes, evaluation.accuracy.tolist(), strict=True))
-    queries = {
-        name: {
-            "rank1": 100 * cumulative_matches(ranks, (1,))[:, 0],
-            "mAP": 100 * average_precision(ranks),
-        }
-        for name, ranks in evaluation.ranks.items()
-    }
     return {
-        "retrieval": {name: retrieval_of(name) for name in RETRIEVALS},
-        "gain": {
-            name: {
-                figure: interval((values - queries["target"][figure])[~values.isnan()])
-                for figure, values in figures.items()
-            }
-            for name, figures in queries.items()
-            if name != "target"
-        },
+        "retrieval": {name: retrieval_of(getattr(evaluation, name)) for name in queries},
+        "gain": {name: gain(queries[name], queries["target"]) for name in GAINS},
         "ADRE": evaluation.adre._asdict(),
         "bias": evaluation.bias._asdict(),
         "X-mAP_e": ranking_of(evaluation.exclusive),
         "X-mAP_c": ranking_of(evaluation.common),
         "pairs": evaluation.pairs,
+        "labelled": [name for name in attributes if name in labelled],
         "balanced_accuracy": {name: or_null(value) for name, value in accuracy.items()},
         "per_query": {
             name: {figure: [*map(or_null, values.tolist())] for figure, values in figures.items()}
             for name, figures in queries.items()
         },
     }
+
+
+def retrieval_of(summary: RetrievalSummary) -> dict[str, float]:
+    """Return CMC and mAP by name."""
+    return {**{f"rank{k}": value for k, value in summary.cmc.items()}, "mAP": summary.mean_ap}
+
+
+def per_query(ranks: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the figures whose means are Rank-1 and mAP, each (Q,); NaN without a match."""
+    return {
+        "rank1": 100 * cumulative_matches(ranks, (1,))[:, 0],
+        "mAP": 100 * average_precision(ranks),
+    }
+
+
+def gain(figures: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, Any]:
+    """Return how much higher each figure is, over the queries with a match, paired."""
+    differences = {name: values - reference[name] for name, values in figures.items()}
+    return {name: interval(values[~values.isnan()]) for name, values in differences.items()}
 
 
 def or_null(value: float) -> float | None:

@@ -8,6 +8,7 @@ import sys
 from types import SimpleNamespace
 
 import amd
+import amd_systems
 import amd_truth
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from reid_explain.models import load_pretrained
 TRAIN = """train --epochs 2 --images-per-epoch 12 --identities 3 --instances 2
     --warmup-epochs 1 --learning-rate 3e-4 --precision bfloat16 --stored-dtype float16"""
 
+DUKE = "market1501 -> dukemtmc"
+
 
 @pytest.fixture(scope="module")
 def world():
@@ -32,7 +35,8 @@ def world():
 def run(world, *arguments):
     AcceleratorState._reset_state(reset_partial_state=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(amd, "open_dataset", lambda name, root: world)
+        for module in (amd, amd_systems):
+            patch.setattr(module, "open_dataset", lambda name, root: world)
         amd.main([word for argument in arguments for word in str(argument).split()])
 
 
@@ -70,8 +74,10 @@ def test_evaluate_prints_the_tables_of_the_paper(trained, world, tmp_path, capsy
     run(world, "evaluate --pairs 1 --interpreter", file, "--output", tmp_path / "a")
     out = capsys.readouterr().out
     results = json.loads((tmp_path / "a" / "results.json").read_text())
-    for name in ("target", "interpreter", "floor: one fixed order", "floor: random order"):
-        assert f"\n{name} " in out
+    lines = [[cell.strip() for cell in line.split("  ") if cell] for line in out.splitlines()]
+    assert lines[1][:2] == ["synthetic", "target"]
+    names = ("interpreter", "floor: one fixed order", "floor: random order")
+    assert [line[0] for line in lines[2:5]] == [*names]
     assert "oracle: true labels" in out
     assert f"{results['X-mAP_e']['interpreter']['mean']:.2f}" in out
     assert f"{results['retrieval']['oracle']['mAP']:.2f}" in out
@@ -89,10 +95,24 @@ def test_published_rows_are_marked(trained, world, tmp_path, capsys):
         )
         other.name = name
         run(other, f"evaluate --pairs 1 {flags} --interpreter", file, "--output", tmp_path / name)
-    first, second = capsys.readouterr().out.split("dukemtmc, %", 1)
-    assert "published, full test split: SBS ResNet-50" in first
-    assert "Market to Duke" not in first
-    assert "published, full test split: Market to Duke, SBS ResNet-50" in second
+    first, second = capsys.readouterr().out.split("\ndukemtmc ", 1)
+    own, cross = (f"published, full test split: {name}  " for name in ("market1501", DUKE))
+    assert own in first
+    assert own not in second
+    assert cross in second
+    assert DUKE not in first
+    assert "OSNet" in first
+    assert "OSNet" not in second
+
+
+def test_systems_take_what_a_training_left(trained, world, tmp_path, capsys):
+    run(world, "cross-domain", trained, "--output", tmp_path)
+    file = trained / "interpreter.safetensors"
+    interpreter = amd_systems.open_interpreter("synthetic", None, file, "cpu")
+    expected = amd_systems.measure(interpreter, world, workers=0)
+    results = json.loads((tmp_path / "run_on_synthetic" / "results.json").read_text())
+    assert {name: results[name] for name in expected} == expected
+    assert "\nrun: synthetic  target " in capsys.readouterr().out
 
 
 def test_explain_draws_pairs_averages_and_masks(trained, world, tmp_path):
