@@ -42,6 +42,14 @@ class EmbeddingNet(nn.Module):
         """Return the embedding (B, D) of images (B, 3, H, W)."""
         return self.embed(self.features(x))
 
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits (B, num_classes) of images (B, 3, H, W), for class-based explainers.
+
+        Raises:
+            InputError: the network was built without classes.
+        """
+        return self.classify(self(x))
+
     def classify(self, embedding: Tensor) -> Tensor:
         """Return the logits (B, num_classes) of embeddings (B, D).
 

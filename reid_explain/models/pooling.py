@@ -4,6 +4,7 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 def masked_means(features: Tensor, masks: Tensor) -> Tensor:
@@ -54,6 +55,40 @@ class GeneralizedMeanPool(nn.Module):
         powers = features.clamp(min=self.eps).pow(self.p), masks.clamp(min=self.eps).pow(self.p)
         least = (self.eps**self.p).clamp(min=torch.finfo(features.dtype).tiny)
         return masked_means(*powers).clamp(min=least).pow(1 / self.p)
+
+
+class StripePool(nn.Module):
+    """Mean over each of some horizontal stripes: (B, C, h, w) to (B, C * parts).
+
+    Entry c * parts + i is the mean of channel c over stripe i.
+
+    Args:
+        parts: number of stripes, from the top down.
+    """
+
+    def __init__(self, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def rows(self, height: int) -> list[slice]:
+        """Return the rows of each stripe in maps of this height.
+
+        Those of adaptive pooling: where ``parts`` does not divide the height, neighbours share
+        a row.
+        """
+        starts = [i * height // self.parts for i in range(self.parts)]
+        stops = [-(-(i + 1) * height // self.parts) for i in range(self.parts)]
+        return [slice(*ends) for ends in zip(starts, stops, strict=True)]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pool ``features``."""
+        return functional.adaptive_avg_pool2d(features, (self.parts, 1)).flatten(1)
+
+    def masked(self, features: Tensor, masks: Tensor) -> Tensor:
+        """Pool ``features`` times each of the ``masks`` (B, M, h, w): (B, M, C * parts)."""
+        stripes = self.rows(features.shape[2])
+        means = [masked_means(features[:, :, rows], masks[:, :, rows]) for rows in stripes]
+        return torch.stack(means, dim=-1).flatten(2)
 
 
 POOLINGS = MappingProxyType({"avg": GlobalAveragePool, "gem": GeneralizedMeanPool})

@@ -1,0 +1,219 @@
+"""MGN, the multiple granularity network (Wang et al., ACM Multimedia 2018), as in fast-reid."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum
+
+from reid_explain.checks import check_at_least, check_choice
+from reid_explain.errors import InputError
+from reid_explain.models.parts import PartNet, part_classifiers, reducing_layers
+from reid_explain.models.pooling import POOLINGS
+from reid_explain.models.reid import ReIDNet
+
+REDUCED_DIM = 256
+BRANCHES = ("b1", "b2", "b3")
+REDUCTIONS = ("linear", "relu")
+
+
+class Part(NamedTuple):
+    """Which of the ``stripes`` of the map of which branch a part is."""
+
+    branch: int
+    stripes: int
+    stripe: int
+
+
+PARTS: Mapping[str, Part] = MappingProxyType(
+    {
+        "b1": Part(0, 1, 0),
+        "b2": Part(1, 1, 0),
+        "b3": Part(2, 1, 0),
+        "b21": Part(1, 2, 0),
+        "b22": Part(1, 2, 1),
+        "b31": Part(2, 3, 0),
+        "b32": Part(2, 3, 1),
+        "b33": Part(2, 3, 2),
+    }
+)
+"""The eight parts by fast-reid's names, in the order of its embedding."""
+
+
+class MGN(PartNet):
+    """ResNet that branches in its third stage; eight parts of the three branches' maps.
+
+    Each branch is pooled as a whole, the second in two stripes as well and the third in three;
+    each of the eight vectors has a pooling, a reduction and a classifier of its own. The
+    embedding is the eight side by side, (B, 2048), ``embedding.unflatten(1, (8, 256))[:, i]``
+    for the part ``PARTS`` has at place i.
+
+    F is the three branches' maps one above the other, (B, 3 C, h, w), so that an explanation at
+    ``map_layer`` is one of the whole embedding. A part depends on one branch alone, and is
+    explained as well on the layer of ``branch_layers`` that its name begins with.
+
+    This is fast-reid's network. In the paper (section 3) the first branch has a stride in its
+    last stage, all pooling is by maximum, the classifiers of b1, b2 and b3 read the 2048
+    channels before the reduction, and the reduction ends with a ReLU.
+
+    Args:
+        backbone: ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` or ``"resnet101"``.
+        num_classes: training identities; 0 builds no classifiers.
+        pooling: ``"gem"`` or ``"avg"``.
+        reduction: ``"linear"``, 1x1 convolution and batch norm, as in fast-reid from version 1.0
+            on; or ``"relu"``, with a ReLU and a second batch norm behind these, as before.
+        width: factor on the planes of the four stages.
+        ibn: as in ``ReIDNet``.
+        ceil_mode: as in ``ReIDNet``.
+        weights: of the backbone before it branches, as in ``ReIDNet``.
+
+    Attributes:
+        branch_layers: dotted names of the layers that give the branches' maps.
+
+    Raises:
+        InputError: an argument outside these, or weights that do not fit the backbone.
+    """
+
+    map_layer = "branches"
+    branch_layers = tuple(f"branches.{name}" for name in BRANCHES)
+    own_stages = ("branches",)
+    part_names = tuple(PARTS)
+    embedding_dim = len(PARTS) * REDUCED_DIM
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        num_classes: int = 0,
+        pooling: str = "gem",
+        reduction: str = "linear",
+        width: float = 1.0,
+        ibn: bool = False,
+        ceil_mode: bool = False,
+        weights: WeightsEnum | str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        check_at_least("num_classes", num_classes, 0)
+        check_choice("pooling", pooling, tuple(POOLINGS))
+        check_choice("reduction", reduction, REDUCTIONS)
+        body = ReIDNet(
+            backbone, width=width, ibn=ibn, ceil_mode=ceil_mode, weights=weights
+        ).backbone
+        shared = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2")
+        layers = OrderedDict((name, getattr(body, name)) for name in shared)
+        self.backbone = nn.Sequential(layers | {"layer3": body.layer3[0]})
+        rest = nn.Sequential(*body.layer3[1:])
+        branch = nn.Sequential(OrderedDict(layer3=rest, layer4=body.layer4))
+        self.branches = Branches({name: copy.deepcopy(branch) for name in BRANCHES})
+        self.pool = PartPools({name: POOLINGS[pooling]() for name in PARTS})
+        self.neck = PartNecks({name: part_neck(body.out_channels, reduction) for name in PARTS})
+        self.channels = len(PARTS) * body.out_channels
+        if num_classes:
+            self.classifier = part_classifiers(
+                self.part_names, REDUCED_DIM, num_classes, bias=False
+            )
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return F, (B, 3 C, H/16, W/16), the branches' maps of images (B, 3, H, W)."""
+        out: Tensor = self.branches(self.backbone(x))
+        return out
+
+    def vectors(self, pooled: Tensor) -> Tensor:
+        """Return the part vectors, (B, 8, 256), of pooled maps (B, 8 C)."""
+        return self._split(self.neck(pooled))
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        """Return the mean logits of the parts, (B, num_classes), of embeddings (B, 2048).
+
+        The logits are inner products. A network that was trained with a loss on cosines, as
+        fast-reid's is, tells the classes apart by cosines: there the lengths of the vectors and
+        of the classifiers' rows, which cosines leave out, weight the parts and the classes.
+
+        Raises:
+            InputError: the network was built without classes.
+        """
+        return self._classified(self._split(embedding)).mean(dim=1)
+
+    def _split(self, embedding: Tensor) -> Tensor:
+        return embedding.reshape(len(embedding), len(PARTS), -1)
+
+
+class Branches(nn.ModuleDict):
+    """Stages side by side: (B, C', h', w') to their maps one above the other, (B, 3 C, h, w)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run each branch on ``x``."""
+        return torch.cat([branch(x) for branch in self.values()], dim=1)
+
+
+class PartPools(nn.ModuleDict):
+    """The pooling of each part: (B, 3 C, h, w) to (B, 8 C)."""
+
+    def rows(self, height: int) -> list[slice]:
+        """Return the rows of each part in maps of this height.
+
+        Raises:
+            InputError: maps that do not fall into stripes.
+        """
+        return [chunk(height, part.stripes)[part.stripe] for part in PARTS.values()]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pool ``features``."""
+        places = self._places(features)
+        return torch.cat([pool(features[:, c, rows]) for pool, c, rows in places], dim=1)
+
+    def masked(self, features: Tensor, masks: Tensor) -> Tensor:
+        """Pool ``features`` times each of the ``masks`` (B, M, h, w): (B, M, 8 C)."""
+        places = self._places(features)
+        return torch.cat(
+            [pool.masked(features[:, c, rows], masks[:, :, rows]) for pool, c, rows in places],
+            dim=2,
+        )
+
+    def _places(self, features: Tensor) -> Iterator[tuple[Any, slice, slice]]:
+        """Yield pooling, channels and rows of each part."""
+        width = features.shape[1] // len(BRANCHES)
+        rows = self.rows(features.shape[2])
+        for (name, part), part_rows in zip(PARTS.items(), rows, strict=True):
+            yield self[name], slice(part.branch * width, (part.branch + 1) * width), part_rows
+
+
+class PartNecks(nn.ModuleDict):
+    """The reduction of each part: (B, 8 C) to (B, 2048)."""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Reduce each part of ``pooled``."""
+        vectors = pooled[..., None, None].chunk(len(self), dim=1)
+        necks = zip(self.values(), vectors, strict=True)
+        return torch.cat([neck(vector) for neck, vector in necks], dim=1).flatten(1)
+
+
+def part_neck(channels: int, kind: str) -> nn.Sequential:
+    """Return the layers from a pooled part (B, C, 1, 1) to its vector (B, 256, 1, 1).
+
+    The bias of the last norm stays 0, as in the neck of the strong baseline.
+    """
+    layers: list[nn.Module] = [*reducing_layers(channels, REDUCED_DIM)]
+    if kind == "relu":
+        layers += [nn.ReLU(), nn.BatchNorm2d(REDUCED_DIM)]
+    norm = layers[-1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.bias.requires_grad_(False)
+    return nn.Sequential(*layers)
+
+
+def chunk(height: int, stripes: int) -> list[slice]:
+    """Return the rows of stripes that are equally high but for the last one, which is no higher.
+
+    Raises:
+        InputError: there are too few rows for a last one.
+    """
+    step = -(-height // stripes)
+    starts = [i * step for i in range(stripes)]
+    if starts[-1] >= height:
+        raise InputError("features", f"maps of {height} rows", f"rows for {stripes} stripes")
+    return [slice(start, min(start + step, height)) for start in starts]

@@ -1,0 +1,98 @@
+"""What networks have in common whose embedding is made of parts."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from reid_explain.checks import check_choice
+from reid_explain.errors import InputError
+from reid_explain.models.network import EmbeddingNet
+
+
+class PartNet(EmbeddingNet):
+    """A network whose embedding is made of P part vectors, each with a classifier of its own.
+
+    A subclass has ``vectors``, and ``reduced`` if its classifiers read something else.
+
+    A part is explained by itself with ``functools.partial(model.part, index=i)`` in the place of
+    the model. Its map shows where the channels that make up the part are active, and they may be
+    so all over the image: the gradient outside the part's rows is 0, yet Grad-FAM, Grad-RAM and
+    CG-RAM average it over the map and weight whole channels. Nothing outside these rows
+    (``pool.rows(h)[i]``) took part in the vector; cut the map to them to see what did. The rows
+    themselves see beyond the same rows of the image, as far as the receptive field reaches.
+
+    Attributes:
+        part_names: of the P parts, in their order.
+    """
+
+    part_names: tuple[str, ...]
+    classifier: nn.ModuleDict
+
+    def vectors(self, pooled: Tensor) -> Tensor:
+        """Return the part vectors of the embedding at their own length, (B, P, d)."""
+        raise NotImplementedError
+
+    def reduced(self, pooled: Tensor) -> Tensor:
+        """Return what the classifiers read of pooled maps (B, C'), (B, P, d)."""
+        return self.vectors(pooled)
+
+    def part(self, x: Tensor, index: int) -> Tensor:
+        """Return the vector of one part at its own length, (B, d), of images (B, 3, H, W).
+
+        Raises:
+            InputError: there is no such part.
+        """
+        check_choice("index", index, range(len(self.part_names)))
+        return self.vectors(self.pool(self.features(x)))[:, index]
+
+    def part_logits(self, pooled: Tensor) -> Tensor:
+        """Return the logits of each part, (B, P, num_classes), of pooled maps (B, C').
+
+        The identity loss is the sum of the parts' cross-entropies, not that of the mean logits.
+
+        Raises:
+            InputError: the network was built without classes.
+        """
+        return self._classified(self.reduced(pooled))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the mean logits of the parts, (B, num_classes), of images (B, 3, H, W).
+
+        Class-based explainers take this method in the place of the model.
+
+        Raises:
+            InputError: the network was built without classes.
+        """
+        return self.part_logits(self.pool(self.features(x))).mean(dim=1)
+
+    def _classified(self, vectors: Tensor) -> Tensor:
+        """Return the logits of each part, (B, P, num_classes), of what its classifier reads."""
+        self._check_classes()
+        layers = self.classifier.values()
+        rows = [layer(vectors[:, i]) for i, layer in enumerate(layers)]
+        return torch.stack(rows, dim=1)
+
+    def _check_classes(self) -> None:
+        if not hasattr(self, "classifier"):
+            name = type(self).__name__
+            raise InputError("model", f"{name} with num_classes=0", "one with classifiers")
+
+
+def part_classifiers(
+    names: Sequence[str], width: int, num_classes: int, *, bias: bool
+) -> nn.ModuleDict:
+    """Return a linear classifier of ``width`` values for each part."""
+    layers = {name: nn.Linear(width, num_classes, bias=bias) for name in names}
+    for layer in layers.values():
+        nn.init.normal_(layer.weight, std=0.01)
+        if bias:
+            nn.init.zeros_(layer.bias)
+    return nn.ModuleDict(layers)
+
+
+def reducing_layers(channels: int, width: int) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """Return a 1x1 convolution to ``width`` channels and its norm."""
+    convolution = nn.Conv2d(channels, width, 1, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return convolution, nn.BatchNorm2d(width)
