@@ -4,6 +4,7 @@ import pytest
 import torch
 from nets import DictNet, HeadNet, PooledNet, images
 from torch import nn
+from torch.nn import functional as F
 
 from reid_explain import (
     CGRAM,
@@ -258,3 +259,12 @@ def test_score_option():
 def test_reshape_transform_that_gives_no_map():
     with pytest.raises(InputError, match=r"layer: got output \(3, 5\).*a map \(B = 3, C, h, w\)"):
         GradFAM(HeadNet(), "relu", reshape_transform=lambda y: y.mean((2, 3))).attribute(X)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_grad_fam_of_a_normalised_embedding_has_nothing_to_explain(dtype):
+    net = HeadNet().to(dtype)
+    inputs = images(3, dtype=dtype)
+    with pytest.raises(InputError, match="embeddings before it"):
+        GradFAM(lambda x: F.normalize(net(x)), net.relu).attribute(inputs)
+    assert GradFAM(net, net.relu).attribute(inputs).isfinite().all()

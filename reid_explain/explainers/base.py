@@ -163,11 +163,15 @@ class GradientExplainer(Explainer, GradientAttribution):
         """Return the score (B,) of each row of the model's output (B, D)."""
         raise NotImplementedError
 
+    def _slopes(self, score: Tensor, activations: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the gradients of the scores (B,) with respect to the layer's raw outputs."""
+        return gradients(score, activations)
+
     def _map(self, images: Tensor, args: tuple[Any, ...], given: Any) -> Tensor:
         with torch.enable_grad():
             parts = list(self._captures(images, args))
             score = self._score(torch.cat([part.output for part in parts]), given)
-            slopes = gradients(score, [part.activation for part in parts])
+            slopes = self._slopes(score, [part.activation for part in parts])
         maps = []
         for part, slope in zip(parts, slopes, strict=True):
             activation = self._as_map(part.activation, part.images)

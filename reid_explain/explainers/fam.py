@@ -4,14 +4,19 @@ Source: Wu et al., FAM: Visual Explanations for the Feature Representations from
 Convolutional Networks, CVPR 2022.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from reid_explain.checks import check_nonzero
-from reid_explain.explainers.base import GradientExplainer, Images, logged
+from reid_explain.errors import InputError
+from reid_explain.explainers.base import RESULT, GradientExplainer, Images, logged
 from reid_explain.explainers.masking import MaskingExplainer, Scorer
 from reid_explain.explainers.similarity import unit
+
+ROUNDING = 1e-4
+"""Less than this share of a score that follows the layer is what rounding makes."""
 
 
 class GradFAM(GradientExplainer):
@@ -53,13 +58,27 @@ class GradFAM(GradientExplainer):
 
         Raises:
             InputError: If an argument does not fit, the layer gives no map, or an embedding is
-                zero, NaN or infinite.
+                zero, NaN, infinite or normalised, so that its length cannot change.
         """
         return self._explain(inputs, additional_forward_args, interpolate_mode)
 
     def _score(self, output: Tensor, given: Any) -> Tensor:
-        length: Tensor = check_nonzero("the result of forward_func", output).norm(dim=1)
+        length: Tensor = check_nonzero(RESULT, output).norm(dim=1)
         return length
+
+    def _slopes(self, score: Tensor, activations: Sequence[Tensor]) -> Sequence[Tensor]:
+        slopes = super()._slopes(score, activations)
+        reaction = sum(
+            float((slope * activation.detach()).abs().sum())
+            for slope, activation in zip(slopes, activations, strict=True)
+        )
+        if reaction < ROUNDING * float(score.detach().sum()):
+            raise InputError(
+                RESULT,
+                "embeddings whose length is fixed, as after a normalisation",
+                "embeddings before it: Grad-FAM explains their length",
+            )
+        return slopes
 
 
 class ScoreFAM(MaskingExplainer):
