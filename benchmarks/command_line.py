@@ -8,10 +8,26 @@ from pathlib import Path
 
 from reid_explain import InputError
 from reid_explain.datasets.catalogue import DATASET_NAMES, SYNTHETIC
-from reid_explain.models.build import MODEL_NAMES
+from reid_explain.models.build import MODEL_NAMES, check_model_name
 
 SHIPPED = "synthetic"
 """The model that comes with the package."""
+MODEL_HELP = f"{', '.join(MODEL_NAMES)}, or timm/NAME"
+TARGET_HELP = f"{SHIPPED}, {MODEL_HELP}"
+
+
+def model_name(name: str) -> str:
+    """Return ``name`` if ``build_model`` knows it: the type of an argument."""
+    try:
+        check_model_name(name)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
+
+
+def target_name(name: str) -> str:
+    """Return ``name`` if it is the shipped model or one of ``build_model``."""
+    return name if name == SHIPPED else model_name(name)
 
 
 def benchmark_parser(description: str, *, methods: Sequence[str]) -> argparse.ArgumentParser:
@@ -26,7 +42,7 @@ def benchmark_parser(description: str, *, methods: Sequence[str]) -> argparse.Ar
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--model", choices=(SHIPPED, *MODEL_NAMES), default=SHIPPED)
+    add("--model", type=target_name, default=SHIPPED, metavar="NAME", help=TARGET_HELP)
     add("--weights", type=Path, help="a checkpoint, or the .json card that train_target.py wrote")
     add("--layer", help="dotted name, default: the last map of the model")
     add(

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from reid_explain import InputError
 from reid_explain.capture import find_layer
-from reid_explain.models.build import MODEL_NAMES, build_model
+from reid_explain.models.architecture import class_count
+from reid_explain.models.build import build_model
 from reid_explain.models.checkpoints import load_checkpoint, read_state_dict
+from reid_explain.models.layouts import find_layout, translate
 from reid_explain.models.network import EmbeddingNet
+from reid_explain.models.opening import open_checkpoint
 from reid_explain.models.pretrained import load_pretrained, load_trained
 
 BATCH_SIZE = 64
@@ -45,7 +48,7 @@ class Target(NamedTuple):
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits (B, classes) of the training identities."""
         with self._autocast():
-            return self.model.classify(self.model(images))
+            return self.model.logits(images)
 
     def pooled(self, images: Tensor) -> Tensor:
         """Return the mean of the last map (B, C), the embedding that RAM explains."""
@@ -97,7 +100,12 @@ def open_device(name: str) -> torch.device:
 
 
 def open_model(name: str, weights: Path | None) -> EmbeddingNet:
-    """Return a network with its weights."""
+    """Return a network with its weights; which one, a checkpoint says where ``name`` does not.
+
+    Raises:
+        InputError: If a network other than the shipped one has no weights, they do not fit, or
+            they are of no network that can be told from them.
+    """
     if weights is None:
         if name != SHIPPED:
             raise InputError("--weights", "nothing", f"a checkpoint of {name}")
@@ -105,8 +113,8 @@ def open_model(name: str, weights: Path | None) -> EmbeddingNet:
     if weights.suffix == ".json":
         return load_trained(weights)
     if name == SHIPPED:
-        raise InputError("--model", name, f"the network of {weights}: {', '.join(MODEL_NAMES)}")
-    classes = len(read_state_dict(weights).get("classifier.weight", ()))
-    model = build_model(name, classes)
+        return open_checkpoint(weights)
+    state = read_state_dict(weights)
+    model = build_model(name, class_count(translate(state, find_layout(state)).tensors))
     load_checkpoint(model, weights)
     return model

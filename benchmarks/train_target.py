@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from command_line import MODEL_HELP, model_name
 from run_folder import claim, write_json
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -33,11 +34,12 @@ from reid_explain.datasets.records import Record, ReIDDataset
 from reid_explain.errors import InputError
 from reid_explain.metrics.embedding import embed_records
 from reid_explain.metrics.retrieval import match_ranks, summarize
-from reid_explain.models.build import MODEL_NAMES, build_model
+from reid_explain.models.build import BASELINES, PART_NETS, build_model
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pooling import POOLINGS
 from reid_explain.models.pretrained import load_trained, save_trained
 from reid_explain.models.resnet import RESNETS
+from reid_explain.models.timm_models import PREFIX, has_fixed_size
 from reid_explain.training.images import TrainingImages, augmentation, cached_pixels
 from reid_explain.training.loop import TrainingLoop
 from reid_explain.training.losses import METRIC_LOSSES, CenterLoss, ReIDLoss
@@ -64,7 +66,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--image-size", type=int, nargs=2, default=(256, 128), metavar=("HEIGHT", "WIDTH"))
 
-    add("--backbone", choices=MODEL_NAMES, default="resnet18")
+    add("--backbone", type=model_name, default="resnet18", metavar="NAME", help=MODEL_HELP)
     add("--width", type=float, default=1.0, help="factor on the planes of a ResNet's stages")
     add("--pooling", choices=tuple(POOLINGS), default="avg", help="of a ResNet")
 
@@ -134,9 +136,16 @@ def training_dataset(settings: argparse.Namespace) -> ReIDDataset:
 
 def architecture_of(settings: argparse.Namespace, classes: int) -> dict[str, Any]:
     """Return the arguments of ``build_model`` for this run."""
+    if settings.backbone in PART_NETS:
+        raise InputError("--backbone", settings.backbone, "a network with one classifier")
     architecture = {"name": settings.backbone, "num_classes": classes}
+    if settings.backbone in (*RESNETS, *BASELINES):
+        architecture["width"] = settings.width
     if settings.backbone in RESNETS:
-        architecture |= {"pooling": settings.pooling, "width": settings.width}
+        architecture["pooling"] = settings.pooling
+    timm_name = settings.backbone.removeprefix(PREFIX)
+    if timm_name != settings.backbone and has_fixed_size(timm_name):
+        architecture["img_size"] = list(settings.image_size)
     return architecture
 
 

@@ -7,7 +7,7 @@ with a map over the image, here side by side as in figure 4 of the FAM paper (Wu
 CVPR 2022).
 
 Without arguments this page draws its pedestrians and uses the model that comes with the package.
-With your own files, and a checkpoint that torchreid trained::
+With your own files, and a checkpoint of torchreid, fast-reid or reid-strong-baseline::
 
     python examples/plot_explain_embedding.py \
         --image query.jpg --reference gallery_1.jpg gallery_2.jpg \
@@ -35,13 +35,13 @@ from reid_explain import (
     GradCAM,
     GradFAM,
     GradRAM,
+    InputError,
     ScoreCAM,
     ScoreFAM,
 )
 from reid_explain.datasets.images import denormalize, load_image, to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
-from reid_explain.models.checkpoints import load_checkpoint, read_state_dict
-from reid_explain.models.osnet import EMBEDDING_DIM, OSNet
+from reid_explain.models.opening import open_checkpoint
 from reid_explain.models.pretrained import load_pretrained
 from reid_explain.visualization import comparison_figure, explanation_figure, save_figure
 
@@ -54,7 +54,7 @@ parser = argparse.ArgumentParser(description="Explain the embeddings of images, 
 add = parser.add_argument
 add("--image", type=Path, nargs="+", metavar="FILE", help="images to explain")
 add("--reference", type=Path, nargs="+", metavar="FILE", help="gallery to find references in")
-add("--weights", type=Path, metavar="FILE", help="checkpoint of an OSNet, as torchreid writes it")
+add("--weights", type=Path, metavar="FILE", help="checkpoint of your model")
 add("--method", nargs="+", choices=("all", *METHODS), default=["all"], help="one, several or all")
 add("--output", type=Path, metavar="PATH", help="a .png or .pdf file, or a folder")
 args = parser.parse_args(sys.argv[1:] if __name__ == "__main__" else [])
@@ -72,21 +72,12 @@ if args.image and not args.reference:
 # %%
 # A model and a layer
 # -------------------
-# A model is a function from images to embeddings; the maps are made of a layer's channels.
-
-
-def osnet(path):
-    """Return the OSNet of a torchreid checkpoint, with its width and its classes."""
-    state = read_state_dict(path)
-    if "fc.0.weight" not in state:
-        parser.error(f"--weights: {path} is no checkpoint of an OSNet")
-    width = state["fc.0.weight"].shape[1] / EMBEDDING_DIM
-    model = OSNet(width, num_classes=len(state.get("classifier.weight", ())))
-    load_checkpoint(model, path)
-    return model.eval()
-
-
-model = osnet(args.weights) if args.weights else load_pretrained("synthetic")
+# A model is a function from images to embeddings; the maps are made of a layer's channels. Which
+# network a checkpoint is of shows in the names and shapes of its weights.
+try:
+    model = open_checkpoint(args.weights) if args.weights else load_pretrained("synthetic")
+except InputError as error:
+    parser.error(f"--weights: {error}")
 layer = model.get_submodule(model.map_layer)
 
 # %%

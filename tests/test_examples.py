@@ -84,7 +84,7 @@ def test_a_checkpoint_of_another_network_is_named(files):
     torch.save({"conv1.weight": torch.zeros(1)}, files / "other.pth")
     result = run("--weights", files / "other.pth")
     assert result.returncode == 2
-    assert "other.pth is no checkpoint of an OSNet" in result.stderr
+    assert "other.pth with conv1.weight, ..., expected OSNet, resnet18" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -122,3 +122,20 @@ def test_explains_a_difference(tmp_path):
     distance, total = (float(word.strip(",")) for word in result.stdout.split()[1:4:2])
     assert abs(total / distance - 1) < 0.1
     assert result.stdout.endswith("(1, 1, 256, 128)\n")
+
+
+def test_draws_maps_over_the_epochs_of_a_training(tmp_path):
+    result = run("--images", 8, "--output", tmp_path, example="plot_ssl_training.py")
+    assert result.returncode == 0, result.stderr
+    names = {"ssl_backbone.layer2.png", "ssl_backbone.layer4.png", "ssl_energy.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    width, height = size(tmp_path / "ssl_backbone.layer4.png")
+    assert width > 6 * 200
+    assert height > 4 * 400
+    assert result.stdout.startswith("epochs [0, 2, 5, 10, 20, 40], ")
+
+
+def test_a_run_without_checkpoints_is_named(tmp_path):
+    result = run("--run", tmp_path, example="plot_ssl_training.py")
+    assert result.returncode == 2
+    assert f"{tmp_path} has no epoch_*.json" in result.stderr

@@ -2,20 +2,31 @@
 
 from reid_explain.models.build import MODEL_NAMES, build_model
 from reid_explain.models.checkpoints import load_checkpoint
+from reid_explain.models.functions import FunctionNet, OnnxNet
+from reid_explain.models.mgn import MGN
 from reid_explain.models.network import EmbeddingNet
+from reid_explain.models.opening import open_checkpoint
 from reid_explain.models.osnet import OSNet, osnet_x0_5, osnet_x0_25, osnet_x0_75, osnet_x1_0
+from reid_explain.models.pcb import PCB
 from reid_explain.models.pretrained import load_pretrained, load_trained, save_trained
 from reid_explain.models.reid import ReIDNet
+from reid_explain.models.timm_models import TimmNet
 
 __all__ = [
+    "MGN",
     "MODEL_NAMES",
+    "PCB",
     "EmbeddingNet",
+    "FunctionNet",
     "OSNet",
+    "OnnxNet",
     "ReIDNet",
+    "TimmNet",
     "build_model",
     "load_checkpoint",
     "load_pretrained",
     "load_trained",
+    "open_checkpoint",
     "osnet_x0_5",
     "osnet_x0_25",
     "osnet_x0_75",

@@ -35,6 +35,7 @@ class ReIDNet(EmbeddingNet):
         ibn: instance and batch norm in the first three stages (IBN-a).
         non_local: non-local blocks in the second and third stage of ResNet-50 and -101.
         ceil_mode: the first pooling as fast-reid has it from version 1.0 on.
+        stem_relu: the ReLU after the first batch norm, which reid-strong-baseline left out.
         weights: torchvision weights, downloaded by torchvision when they are not cached, or a
             file of such weights, for the backbone; nothing is loaded by default.
 
@@ -56,6 +57,7 @@ class ReIDNet(EmbeddingNet):
         ibn: bool = False,
         non_local: bool = False,
         ceil_mode: bool = False,
+        stem_relu: bool = True,
         weights: WeightsEnum | str | Path | None = None,
     ) -> None:
         super().__init__()
@@ -67,7 +69,13 @@ class ReIDNet(EmbeddingNet):
         if not 1 / 64 <= width <= 16:
             raise InputError("width", width, "a factor from 1/64 to 16")
         self.backbone = ResNetBackbone(
-            backbone, last_stride, width, ibn=ibn, non_local=non_local, ceil_mode=ceil_mode
+            backbone,
+            last_stride,
+            width,
+            ibn=ibn,
+            non_local=non_local,
+            ceil_mode=ceil_mode,
+            stem_relu=stem_relu,
         )
         self.pool = POOLINGS[pooling]()
         self.channels = self.embedding_dim = self.backbone.out_channels

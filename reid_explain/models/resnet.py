@@ -83,6 +83,7 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
         non_local: non-local blocks in the stages, see ``NON_LOCAL_BLOCKS``.
         ceil_mode: the first pooling as fast-reid has it from version 1.0 on: no padding, and
             the size rounded up. The size of the map is the same, its values are not.
+        stem_relu: the ReLU after the first batch norm, which reid-strong-baseline left out.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
         ibn: bool = False,
         non_local: bool = False,
         ceil_mode: bool = False,
+        stem_relu: bool = True,
     ) -> None:
         # _make_layer runs inside ResNet.__init__ and reads both.
         self.last_stride = last_stride
@@ -102,6 +104,8 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
         super().__init__(block, layers)
         self.out_channels: int = self.inplanes
         del self.avgpool, self.fc
+        if not stem_relu:
+            self.relu = nn.Identity()
         if ceil_mode:
             self.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         if ibn:

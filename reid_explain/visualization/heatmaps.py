@@ -34,6 +34,12 @@ def overlay(image: Tensor, map_: Tensor, *, cmap: str | None = None, alpha: floa
 
     Raises:
         InputError: A shape or range is wrong, a value is NaN or infinite, ``cmap`` is unknown.
+
+    Example:
+        >>> import torch
+        >>> from reid_explain.visualization import overlay
+        >>> overlay(torch.rand(3, 64, 32), torch.rand(1, 8, 4)).shape
+        (64, 32, 3)
     """
     pixels = image_pixels(image, "image")
     values = map_values(map_, pixels, "map_")
@@ -66,6 +72,14 @@ def explanation_figure(
     Raises:
         InputError: A shape or range is wrong, a value is NaN or infinite, the numbers of images,
             maps and titles differ, ``cmap`` is unknown.
+
+    Example:
+        >>> import torch
+        >>> from reid_explain.visualization import explanation_figure
+        >>> images, maps = torch.rand(2, 3, 64, 32), torch.rand(2, 1, 8, 4)
+        >>> figure = explanation_figure(images, maps, titles=["query", "rank 1"])
+        >>> len(figure.axes)  # two columns of image, map and overlay
+        6
     """
     pixels = all_pixels(images)
     values = all_values(maps, pixels, "maps")

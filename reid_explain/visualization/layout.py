@@ -27,6 +27,15 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
     Raises:
         InputError: The suffix is neither ``.png`` nor ``.pdf``.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from matplotlib.figure import Figure
+        >>> with TemporaryDirectory() as folder:
+        ...     save_figure(Figure(), Path(folder, "empty.png"))
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['empty.png']
     """
     if Path(path).suffix.lower() not in (".png", ".pdf"):
         raise InputError("path", path, "a file name that ends in .png or .pdf")

@@ -1,0 +1,163 @@
+"""How other projects name the weights of the networks that this package has too.
+
+A layout is data: regular expressions from the project's names to ours, and what its networks
+have that weights do not show.
+
+- ``"torchreid"`` (Zhou and Xiang, deep-person-reid): OSNet, whose names are ours, ResNets with
+  the last stride and no neck, and PCB. Images are 256x128, PCB's 384x128.
+- ``"reid-strong-baseline"`` (Luo et al., CVPR workshops 2019): ResNets of stride 1 with a neck,
+  images 256x128. Its plain ResNet has *no ReLU* after the first batch norm (its issues 4 and
+  117), the one with IBN has; a network with that ReLU takes the weights and gives other
+  embeddings. Evaluated before the neck (``NECK_FEAT: before``), its embedding is
+  ``pool(features(x))``.
+- ``"fast-reid"`` (He et al., 2020): ResNets of stride 1, with neck or without, and MGN; images
+  256x128, 384x128 for SBS and MGN. Its first pooling has no padding and rounds up, except with
+  the older heads (``heads.bnneck``), before version 1.0. Networks trained with a circle, arc or
+  cosine softmax classify by cosines; our ``classify`` gives the products without the norms. A
+  generalised mean with a fixed exponent, or a maximum, leaves no trace in the weights: it loads
+  as the mean. Before version 1.0, MGN has a ReLU of one slope or another and mostly a maximum.
+- ``"reid_explain"``: the names of this package, and any name that no other layout knows.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from reid_explain.checks import check_choice
+from reid_explain.errors import InputError
+
+Settings = Mapping[str, Any]
+OWN = "reid_explain"
+USUAL: Settings = MappingProxyType({"last_stride": 1, "ceil_mode": False, "stem_relu": True})
+MGN_BACKBONE = ((0, "conv1"), (1, "bn1"), (4, "layer1"), (5, "layer2"), (6, "layer3"))
+"""Places in fast-reid's sequence of layers, before MGN branches."""
+
+
+class Layout(NamedTuple):
+    """The names of one project; every pattern is a regular expression, searched.
+
+    Attributes:
+        signature: a name that only files of this project have.
+        renames: pairs of a pattern and its replacement; the first that is found renames.
+        extras: entries of the file that are no weights of the network.
+        zeros: our entries that the project's networks lack, which is as if they were 0.
+        settings: pairs of a name and the arguments of ``build_model`` that weights do not show;
+            those of the first name that the file has are the project's.
+    """
+
+    signature: str
+    renames: tuple[tuple[str, str], ...] = ()
+    extras: tuple[str, ...] = ()
+    zeros: tuple[str, ...] = ()
+    settings: tuple[tuple[str, Settings], ...] = ()
+
+
+class Entries(NamedTuple):
+    """The weights of a file under our names, the file's own names, and what it has besides."""
+
+    tensors: dict[str, Tensor]
+    sources: dict[str, str]
+    extras: tuple[str, ...]
+
+
+LAYOUTS: Mapping[str, Layout] = MappingProxyType(
+    {
+        "fast-reid": Layout(
+            signature=r"^heads\.|^b1_head\.",
+            renames=(
+                (r"^backbone\.NL_(\d)\.(\d+)\.", r"backbone.layer\1.non_local_\2."),
+                (r"^heads\.pool_layer\.(0\.)?p$", "pool.p"),
+                (r"^heads\.(bnneck|bottleneck\.0)\.", "neck."),
+                (r"^heads\.(classifier\.)?weight$", "classifier.weight"),
+                *((rf"^backbone\.{i}\.", f"backbone.{name}.") for i, name in MGN_BACKBONE),
+                (r"^(b[123])\.0\.", r"branches.\1.layer3."),
+                (r"^(b[123])\.1\.", r"branches.\1.layer4."),
+                (r"^(b\d+)_head\.pool_layer\.(0\.)?p$", r"pool.\1.p"),
+                (r"^(b\d+)_head\.bottleneck\.", r"neck.\1."),
+                (r"^(b\d+)_head\.bnneck\.", r"neck.\1.3."),
+                (r"^(b\d+)_head\.(classifier\.)?weight$", r"classifier.\1.weight"),
+            ),
+            extras=(r"^pixel_(mean|std)$",),
+            zeros=("classifier.bias",),
+            settings=(
+                (r"heads?\.bnneck\.", USUAL),
+                (r"", {**USUAL, "ceil_mode": True}),
+            ),
+        ),
+        "reid-strong-baseline": Layout(
+            signature=r"^base\.",
+            renames=((r"^base\.", "backbone."), (r"^bottleneck\.", "neck.")),
+            # Its ResNet with IBN keeps the classifier of ImageNet, unused.
+            extras=(r"^base\.fc\.",),
+            settings=(
+                (r"\.IN\.", USUAL),
+                (r"", {**USUAL, "stem_relu": False}),
+            ),
+        ),
+        "torchreid": Layout(
+            signature=r"^(layer1\.0|conv1)\.conv",
+            renames=(
+                (r"^(conv1\.weight$|bn1\.|layer[1-4]\.)", r"backbone.\1"),
+                (r"^conv5\.layers\.", "conv5."),
+            ),
+            settings=((r"", {**USUAL, "last_stride": 2}),),
+        ),
+        OWN: Layout(signature=r"", settings=((r"", {"stem_relu": True}),)),
+    }
+)
+
+
+def find_layout(names: Iterable[str], layout: str | None = None) -> str:
+    """Return the layout whose signature one of ``names`` has, or ``layout`` if it is given.
+
+    Raises:
+        InputError: no layout is called so.
+    """
+    if layout is not None:
+        check_choice("layout", layout, tuple(LAYOUTS))
+        return layout
+    names = tuple(names)
+    return next(key for key, value in LAYOUTS.items() if _any_has(names, value.signature))
+
+
+def translate(state: Mapping[str, Tensor], layout: str) -> Entries:
+    """Return the entries of a file under the names that this package has for them.
+
+    Raises:
+        InputError: two entries are the same one.
+    """
+    rules = LAYOUTS[layout]
+    extras = tuple(key for key in state if any(re.search(extra, key) for extra in rules.extras))
+    sources: dict[str, str] = {}
+    for key in state:
+        if key in extras:
+            continue
+        name = _renamed(key, rules)
+        if name in sources:
+            raise InputError("path", f"{sources[name]} and {key}", f"one of them, as {name}")
+        sources[name] = key
+    return Entries({name: state[key] for name, key in sources.items()}, sources, extras)
+
+
+def unseen_settings(names: Iterable[str], layout: str) -> dict[str, Any]:
+    """Return what the networks of a project have and weights of these names do not show."""
+    names = tuple(names)
+    for pattern, settings in LAYOUTS[layout].settings:
+        if _any_has(names, pattern):
+            return dict(settings)
+    return {}
+
+
+def _renamed(key: str, layout: Layout) -> str:
+    for pattern, replacement in layout.renames:
+        name, found = re.subn(pattern, replacement, key)
+        if found:
+            return name
+    return key
+
+
+def _any_has(names: Iterable[str], pattern: str) -> bool:
+    return any(re.search(pattern, name) for name in names)

@@ -1,0 +1,226 @@
+"""Networks of timm by name, with the seam ``features`` / ``embed`` (extra: timm)."""
+
+import difflib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reid_explain.capture import evaluation
+from reid_explain.checks import check_at_least, check_rows, described
+from reid_explain.errors import InputError
+from reid_explain.models.network import EmbeddingNet
+from reid_explain.models.pooling import GlobalAveragePool
+
+PREFIX = "timm/"
+"""What stands before timm's name where ``build_model`` takes one."""
+LARGEST_OWN_MAP = 2
+"""An interpreter's own stages make maps of at most this many times the last map's height."""
+
+
+class TimmNet(EmbeddingNet):
+    """A network of timm; its embedding is what timm's head makes before its classifier.
+
+    ``features`` is timm's ``forward_features``, ``embed`` its ``forward_head(pre_logits=True)``.
+
+    Maps: where the head begins with the mean over the map (most convolutional networks), ``pool``
+    is that mean and ``neck`` is the rest of the head; otherwise ``pool`` is the whole head. Maps
+    with the channels last (Swin) come out as (B, C, h, w). ``map_layer`` is ``last_map``, which
+    hands F on.
+
+    Tokens: F is (B, T, C), ``pool`` is the whole head, and ``map_layer`` is the last block's first
+    norm. Behind it the patches reach the embedding through the attention alone. After the last
+    block those of a network that pools its class token reach it no more, so their gradient is 0.
+
+    Args:
+        name: one of ``timm.list_models()``, with a tag of its weights if need be.
+        num_classes: training identities; 0 builds no classifier. It is not timm's classifier.
+        pretrained: whether timm downloads its weights for ``name``.
+        options: of ``timm.create_model``. ``img_size=(H, W)`` sets what images a network of fixed
+            size takes (:func:`has_fixed_size`).
+
+    Raises:
+        InputError: timm is not installed or has no such network, the network does not have such
+            options, or it gives neither one map nor tokens.
+    """
+
+    def __init__(
+        self, name: str, num_classes: int = 0, pretrained: bool = False, **options: Any
+    ) -> None:
+        super().__init__()
+        check_at_least("num_classes", num_classes, 0)
+        self.net = create(name, pretrained, options)
+        self.image_size = image_size_of(self.net, options)
+        self.channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
+        self.last_map = ChannelsFirst() if self.channels_last else nn.Identity()
+        with torch.no_grad(), evaluation(self, self):
+            features = self._probe()
+            self.gives_tokens = features.dim() == 3
+            mean_first = not self.gives_tokens and begins_with_mean(self._head, features)
+            self.pool = GlobalAveragePool() if mean_first else self._head
+            self.neck = self._head_of_mean if mean_first else nn.Identity()
+            check_rows("options: what the head makes of F", self._head(features))
+            self.channels = self.pool(features).shape[1]
+            self.embedding_dim = self.embed(features).shape[1]
+        self.map_layer = self._last_norm() if self.gives_tokens else "last_map"
+        if num_classes:
+            self.classifier = nn.Linear(self.embedding_dim, num_classes)
+
+    @property
+    def own_stages(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The last modules that run one after the other and give F, at up to twice its height.
+
+        Raises:
+            InputError: F is tokens, or nothing that can be trained gives it alone.
+        """
+        expected = "a network whose last map comes out of stages, one after the other"
+        if self.gives_tokens:
+            raise InputError("target", f"a {type(self.net).__name__}, which gives tokens", expected)
+        with torch.no_grad(), evaluation(self, self), calls_of(self) as calls:
+            features = self._probe()
+        names: list[str] = []
+        wanted, height = features, LARGEST_OWN_MAP * features.shape[2]
+        for name, given, made in reversed(calls):
+            if made is wanted and (made is features or self._height(made) <= height):
+                names.insert(0, name)
+                wanted = given
+        trainable = [p for name in names for p in self.get_submodule(name).parameters()]
+        if not trainable:
+            raise InputError("target", f"a {type(self.net).__name__}", expected)
+        return tuple(names)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return F, (B, C, h, w) or tokens (B, T, C), of images (B, 3, H, W)."""
+        out: Tensor = self.last_map(self.net.forward_features(x))
+        return out
+
+    def _head(self, features: Tensor) -> Tensor:
+        """Return what timm's head makes of F before its classifier, (B, D)."""
+        if self.channels_last:
+            features = features.permute(0, 2, 3, 1)
+        out: Tensor = self.net.forward_head(features, pre_logits=True)
+        return out
+
+    def _head_of_mean(self, pooled: Tensor) -> Tensor:
+        """Return the head's output for means (B, C): those of a map of one place are its values."""
+        return self._head(pooled[:, :, None, None])
+
+    def _probe(self) -> Tensor:
+        """Return F of one grey image."""
+        like = next(self.parameters())
+        features = self.features(like.new_full((1, 3, *self.image_size), 0.5))
+        if not isinstance(features, Tensor) or features.dim() not in (3, 4):
+            raise InputError(
+                "name",
+                f"a {type(self.net).__name__}, which gives {described(features)}",
+                "a network that gives one map or tokens",
+            )
+        return features
+
+    def _height(self, made: Any) -> float:
+        """Return h of a module's output; an output that is no map is infinitely high."""
+        if not isinstance(made, Tensor) or made.dim() != 4:
+            return float("inf")
+        return made.shape[1 if self.channels_last else 2]
+
+    def _last_norm(self) -> str:
+        """Return the name of the last ``norm1``, or of the tokens themselves without any."""
+        names = [name for name, _ in self.named_modules() if name.endswith(".norm1")]
+        return names[-1] if names else "last_map"
+
+
+class ChannelsFirst(nn.Module):
+    """(B, h, w, C) to (B, C, h, w)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Permute ``x``."""
+        return x.permute(0, 3, 1, 2)
+
+
+def has_fixed_size(name: str) -> bool:
+    """Tell whether a network of timm takes images of one size, which is to be given as img_size.
+
+    Raises:
+        InputError: timm is not installed or has no such network.
+    """
+    check_timm_name(name)
+    return bool(import_timm().get_pretrained_cfg(name).fixed_input_size)
+
+
+def check_timm_name(name: str) -> None:
+    """Raise unless ``name`` is a network of timm, with a tag of its weights or without."""
+    timm = import_timm()
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=5)
+        such = f", such as {', '.join(map(repr, close))}" if close else ""
+        raise InputError("name", repr(name), f"one of timm.list_models(){such}")
+
+
+def import_timm() -> ModuleType:
+    """Return timm, which is an extra."""
+    try:
+        import timm
+    except ImportError as error:
+        raise InputError(
+            "name", "a network of timm, which is not here", "pip install timm"
+        ) from error
+    return timm
+
+
+def create(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
+    """Return a network of timm without classifier."""
+    check_timm_name(name)
+    try:
+        return import_timm().create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except TypeError as error:
+        raise InputError("options", f"{options} ({error})", f"options of {name}") from error
+
+
+def image_size_of(net: Any, options: dict[str, Any]) -> tuple[int, int]:
+    """Return height and width of the images that a network of timm was made for."""
+    size = options.get("img_size", net.pretrained_cfg["input_size"][1:])
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def begins_with_mean(head: Callable[[Tensor], Tensor], features: Tensor) -> bool:
+    """Tell whether a head makes of maps like F, (1, C, h, w), what it makes of their means."""
+    noise = torch.rand(features.shape, generator=torch.Generator().manual_seed(0)).to(features)
+    means = noise.mean(dim=(2, 3), keepdim=True).expand_as(noise)
+    return torch.allclose(head(noise), head(means), rtol=1e-3, atol=1e-5)
+
+
+@contextmanager
+def calls_of(model: TimmNet) -> Iterator[list[tuple[str, Any, Any]]]:
+    """Yield a list that fills with (name, input, output) of each call of a stage of ``model``.
+
+    Stages are the children of the network, those of a sequence in its place, and ``last_map``.
+    """
+    calls: list[tuple[str, Any, Any]] = []
+
+    def note(name: str) -> Callable[..., None]:
+        def after(_module: nn.Module, given: tuple[Any, ...], made: Any) -> None:
+            calls.append((name, given[0] if given else None, made))
+
+        return after
+
+    stages = [*stages_of("net", model.net), ("last_map", model.last_map)]
+    handles = [stage.register_forward_hook(note(name)) for name, stage in stages]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def stages_of(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the children of a module with their dotted names, those of a sequence in its place."""
+    for child_name, child in module.named_children():
+        dotted = f"{name}.{child_name}"
+        if isinstance(child, nn.Sequential):
+            yield from stages_of(dotted, child)
+        else:
+            yield dotted, child
