@@ -21,15 +21,12 @@ PROJECTION = 256
 class Representation(nn.Module):
     """The pooled map (B, C) of a network: what BYOL learns, and what is explained.
 
-    A neck after it belongs to other ways of training. It is frozen, and stays as it started.
+    A neck after it belongs to other ways of training: it gets no gradient and stays as it was.
     """
 
     def __init__(self, model: EmbeddingNet) -> None:
         super().__init__()
         self.model = model
-        trained = {id(p) for name, p in model.named_parameters() if not name.startswith("neck.")}
-        for parameter in model.parameters():
-            parameter.requires_grad_(id(parameter) in trained)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the pooled maps of images (B, 3, H, W)."""

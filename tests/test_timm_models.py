@@ -199,6 +199,11 @@ def test_ram_where_the_embedding_is_the_pooled_map():
         explained(RAM, made("test_convnext"))
 
 
+def test_grad_fam_refuses_the_fixed_length_behind_a_new_layer_norm():
+    with pytest.raises(InputError, match="whose length is fixed"):
+        explained(GradFAM, TimmNet("vit_tiny_patch16_224", img_size=(64, 32)).eval())
+
+
 # Interpreters
 
 
@@ -349,7 +354,7 @@ def test_train_target(name, small_files, tmp_path):
     assert card["architecture"] == {"name": f"timm/{name}", "num_classes": 2, **sized}
     assert card["results"]["queries"] > 0
     model = load_trained(output / "model.json")
-    assert explained(GradFAM, model).any()
+    assert explained(GradRAM, model).any()
 
 
 def test_byol_learns_from_the_pooled_map():

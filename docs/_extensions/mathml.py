@@ -17,7 +17,7 @@ def as_mathml(node: nodes.Element, *, block: bool) -> str:
     tex = node.astext().strip()
     try:
         return tex2mathml(tex, as_block=block)
-    except MathError as error:
+    except (MathError, IndexError) as error:  # What it does not know may be either.
         logger.warning("no MathML for %r: %s", tex, error, location=node)
         return f"<code>{escape(tex)}</code>"
 

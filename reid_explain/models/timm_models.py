@@ -34,6 +34,8 @@ class TimmNet(EmbeddingNet):
     Tokens: F is (B, T, C), ``pool`` is the whole head, and ``map_layer`` is the last block's first
     norm. Behind it the patches reach the embedding through the attention alone. After the last
     block those of a network that pools its class token reach it no more, so their gradient is 0.
+    A last layer norm that training has hardly changed gives all embeddings nearly one length:
+    Grad-FAM, which explains the length, has little to go by, or refuses them.
 
     Args:
         name: one of ``timm.list_models()``, with a tag of its weights if need be.
