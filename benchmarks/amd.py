@@ -27,7 +27,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from amd_systems import measure, open_interpreter
-from command_line import SHIPPED, add_dataset, one_line_errors
+from command_line import SHIPPED, TARGET_HELP, add_dataset, one_line_errors, target_name
 from run_folder import claim, fixed_settings, write_json
 from tables import versions
 from targets import open_model
@@ -38,7 +38,6 @@ from reid_explain.amd.trainer import Recipe, train_interpreter
 from reid_explain.datasets.catalogue import open_dataset
 from reid_explain.datasets.records import ReIDDataset
 from reid_explain.datasets.synthetic import SyntheticReID
-from reid_explain.models.build import MODEL_NAMES
 from reid_explain.visualization import save_figure, training_figure
 
 
@@ -80,7 +79,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def add_target(parser: argparse.ArgumentParser) -> None:
     """Add the target and the data set."""
     add = parser.add_argument
-    add("--target", choices=(SHIPPED, *MODEL_NAMES), default=SHIPPED)
+    add("--target", type=target_name, default=SHIPPED, metavar="NAME", help=TARGET_HELP)
     add("--weights", type=Path, help="of the target: a checkpoint, or a train_target.py card")
     add_dataset(parser)
 

@@ -51,9 +51,16 @@ class Target(NamedTuple):
             return self.model.logits(images)
 
     def pooled(self, images: Tensor) -> Tensor:
-        """Return the mean of the last map (B, C), the embedding that RAM explains."""
+        """Return the mean of the last map (B, C), the embedding that RAM explains.
+
+        Raises:
+            InputError: If the model gives tokens.
+        """
         with self._autocast():
-            return self.model.features(images).mean(dim=(2, 3))
+            features = self.model.features(images)
+        if features.dim() != 4:
+            raise InputError("--methods", "RAM of a model of tokens", "methods that need no map")
+        return features.mean(dim=(2, 3))
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the embeddings (B, D) float32 of any number of images, batch by batch."""

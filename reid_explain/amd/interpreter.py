@@ -124,6 +124,8 @@ class AMDInterpreter(nn.Module):
         self.fingerprint = self._fingerprint()
         like = next(target.parameters())
         features, shared = self.target_features(probe_images(self.image_size, like))
+        if features.dim() != 4:
+            raise InputError("target", f"features {described(features)}", "maps (B, C, h, w)")
         copies = [copy.deepcopy(stage_of(target, name)) for name in self.stages]
         check_chain(self.stages, copies, shared, features)
         head = AttributeHead(features.shape[1], len(self.attributes), hidden)
