@@ -44,6 +44,7 @@ napoleon_use_rtype = False
 sphinx_gallery_conf = {
     "examples_dirs": str(ROOT / "examples"),
     "gallery_dirs": "gallery",
+    "within_subsection_order": "reading_order.ReadingOrder",
     "filename_pattern": r"/plot_",
     "abort_on_example_error": True,
     "download_all_examples": False,

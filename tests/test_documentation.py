@@ -30,6 +30,7 @@ def reader(tmp_path, monkeypatch):
         path = Path(f"{name}.jpg")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(256, size=(128, 64, 3), dtype=np.uint8)).save(path)
+    Path("examples").symlink_to(ROOT / "examples")
     torch.save({"state_dict": osnet_x0_25(4).state_dict()}, "osnet_x0_25_market1501.pth")
     images = torch.randn(2, 3, 256, 128, generator=torch.Generator().manual_seed(0))
     model = small_reid_net()
