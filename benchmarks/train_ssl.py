@@ -19,7 +19,6 @@ the maps inside the person, and retrieval.
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -32,22 +31,24 @@ from ssl_evaluate import EVALUATED, evaluate
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
+from training_run import (
+    add_run,
+    architecture_of,
+    fixed_settings,
+    open_accelerator,
+    training_dataset,
+    training_pixels,
+)
 
-from reid_explain.datasets.catalogue import DATASET_NAMES, SYNTHETIC, open_dataset
 from reid_explain.datasets.records import ReIDDataset
-from reid_explain.errors import InputError
 from reid_explain.models.build import build_model
-from reid_explain.models.pooling import POOLINGS
 from reid_explain.models.pretrained import save_trained
-from reid_explain.models.resnet import RESNETS
-from reid_explain.training.images import TrainingImages, cached_pixels
+from reid_explain.training.images import TrainingImages
 from reid_explain.training.loop import TrainingLoop
 from reid_explain.training.sampling import ShuffledBatches
 from reid_explain.training.schedule import learning_rate_factor
 from reid_explain.training.views import SMALLEST_CROP, TwoViews
 
-FREE_SETTINGS = ("command", "output", "resume", "root", "cache", "workers")
-"""What may differ between a run and its continuation."""
 SGD_MOMENTUM = 0.9
 
 
@@ -63,20 +64,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``train``."""
+    add_run(parser)
     add = parser.add_argument
-    add("--dataset", choices=DATASET_NAMES, default=SYNTHETIC)
-    add("--root", type=Path, help="the data set's folder; synthetic has none")
-    add("--output", type=Path, required=True, help="folder of this run")
-    add("--resume", action="store_true", help="continue the run in the output folder")
-    add("--cache", type=Path, help="file of the resized training images, default in --output")
-    add("--workers", type=int, default=1, help="processes that load images")
-    add("--seed", type=int, default=0)
-    add("--image-size", type=int, nargs=2, default=(256, 128), metavar=("HEIGHT", "WIDTH"))
     add("--smallest-crop", type=float, default=SMALLEST_CROP, help="share of the image's area")
 
-    add("--backbone", default="resnet18", help="a name of build_model")
-    add("--width", type=float, default=1.0, help="factor on the planes of a ResNet's stages")
-    add("--pooling", choices=tuple(POOLINGS), default="avg", help="of a ResNet")
     add("--hidden", type=int, default=4096, help="width of projector and predictor")
 
     add("--batch", type=int, default=128, help="images per batch of all processes")
@@ -86,8 +77,6 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--learning-rate", type=float, default=0.06)
     add("--weight-decay", type=float, default=5e-4)
     add("--momentum", type=float, default=0.99, help="of the target network at the start")
-    add("--precision", choices=("float32", "bfloat16"), default="float32")
-    add("--stored-dtype", choices=("float32", "float16"), default="float32")
 
 
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
@@ -118,15 +107,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def train(settings: argparse.Namespace) -> None:
     """Do the whole run in this process, one of the accelerator's."""
-    precision = "bf16" if settings.precision == "bfloat16" else "no"
-    # Without this, processes started by torchrun on a CPU would not know of each other.
-    accelerator = Accelerator(
-        mixed_precision=precision,
-        cpu=not torch.accelerator.is_available(),
-        # The neck is not used.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    # The neck is not used.
+    accelerator = open_accelerator(
+        settings, DistributedDataParallelKwargs(find_unused_parameters=True)
     )
-    torch.backends.cudnn.deterministic = True
     try:
         run(settings, accelerator)
     finally:
@@ -135,7 +119,8 @@ def train(settings: argparse.Namespace) -> None:
 
 def run(settings: argparse.Namespace, accelerator: Accelerator) -> None:
     """Train the epochs that are left, and keep the networks that were asked for."""
-    recipe = fixed_settings(settings, accelerator)
+    keep_epochs = settings.keep or [settings.epochs * sixth // 5 for sixth in range(6)]
+    recipe = fixed_settings(settings, accelerator) | {"keep": sorted(keep_epochs)}
     dataset = training_dataset(settings)
     if accelerator.is_main_process:
         claim(settings.output, recipe, resume=settings.resume)
@@ -159,44 +144,11 @@ def run(settings: argparse.Namespace, accelerator: Accelerator) -> None:
     loop.fit()
 
 
-def fixed_settings(settings: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]:
-    """Return what a run and its continuation have in common."""
-    fixed = {key: value for key, value in vars(settings).items() if key not in FREE_SETTINGS}
-    keep = settings.keep or [settings.epochs * sixth // 5 for sixth in range(6)]
-    return fixed | {"keep": sorted(keep), "processes": accelerator.num_processes}
-
-
-def training_dataset(settings: argparse.Namespace) -> ReIDDataset:
-    """Return the data set that was asked for, which has to have images to train on."""
-    if settings.root is None and settings.dataset != SYNTHETIC:
-        raise InputError("--root", "nothing", f"the folder of {settings.dataset}")
-    dataset = open_dataset(settings.dataset, settings.root)
-    if not dataset.train:
-        raise InputError("--root", f"no training image in {settings.root}", "a training split")
-    return dataset
-
-
-def architecture_of(settings: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of ``build_model`` for this run."""
-    architecture = {"name": settings.backbone}
-    if settings.backbone in RESNETS:
-        architecture |= {"pooling": settings.pooling, "width": settings.width}
-    return architecture
-
-
 def training_batches(
     settings: argparse.Namespace, accelerator: Accelerator, dataset: ReIDDataset
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """Return this process's part of the batches, two views of each image."""
-    with accelerator.main_process_first():
-        pixels = cached_pixels(
-            dataset,
-            dataset.train,
-            tuple(settings.image_size),
-            settings.cache or settings.output / "train_images.npy",
-            workers=settings.workers,
-            show_progress=accelerator.is_main_process,
-        )
+    pixels = training_pixels(settings, accelerator, dataset)
     views = TwoViews(settings.image_size, settings.smallest_crop)
     batches = ShuffledBatches(
         len(pixels),

@@ -18,36 +18,36 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from command_line import MODEL_HELP, model_name
 from run_folder import claim, write_json
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from training_run import (
+    add_run,
+    architecture_of,
+    fixed_settings,
+    open_accelerator,
+    training_dataset,
+    training_pixels,
+)
 
-from reid_explain.datasets.catalogue import DATASET_NAMES, SYNTHETIC, open_dataset
 from reid_explain.datasets.records import Record, ReIDDataset
 from reid_explain.errors import InputError
 from reid_explain.metrics.embedding import embed_records
 from reid_explain.metrics.retrieval import match_ranks, summarize
-from reid_explain.models.build import BASELINES, PART_NETS, build_model
+from reid_explain.models.build import PART_NETS, build_model
 from reid_explain.models.network import EmbeddingNet
-from reid_explain.models.pooling import POOLINGS
 from reid_explain.models.pretrained import load_trained, save_trained
-from reid_explain.models.resnet import RESNETS
-from reid_explain.models.timm_models import PREFIX, has_fixed_size
-from reid_explain.training.images import TrainingImages, augmentation, cached_pixels
+from reid_explain.training.images import TrainingImages, augmentation
 from reid_explain.training.loop import TrainingLoop
 from reid_explain.training.losses import METRIC_LOSSES, CenterLoss, ReIDLoss
 from reid_explain.training.sampling import IdentityBatches
 from reid_explain.training.schedule import SCHEDULES, learning_rate_factor
 
-# What may differ between a run and its continuation.
-FREE_SETTINGS = ("output", "resume", "root", "cache", "workers")
 CENTER_LEARNING_RATE = 0.5
 
 
@@ -56,20 +56,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
+    add_run(parser)
     add = parser.add_argument
-    add("--dataset", choices=DATASET_NAMES, default=SYNTHETIC)
-    add("--root", type=Path, help="the data set's folder; synthetic has none")
-    add("--output", type=Path, required=True, help="folder of this run")
-    add("--resume", action="store_true", help="continue the run in the output folder")
-    add("--cache", type=Path, help="file of the resized training images, default in --output")
-    add("--workers", type=int, default=1, help="processes that load images")
-    add("--seed", type=int, default=0)
-    add("--image-size", type=int, nargs=2, default=(256, 128), metavar=("HEIGHT", "WIDTH"))
-
-    add("--backbone", type=model_name, default="resnet18", metavar="NAME", help=MODEL_HELP)
-    add("--width", type=float, default=1.0, help="factor on the planes of a ResNet's stages")
-    add("--pooling", choices=tuple(POOLINGS), default="avg", help="of a ResNet")
-
     add("--identities", type=int, default=16, help="P, identities per batch of all processes")
     add("--instances", type=int, default=4, help="S, images per identity")
     add("--images-per-epoch", type=int, help="default: the size of the training split")
@@ -78,22 +66,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--schedule", choices=SCHEDULES, default="step")
     add("--learning-rate", type=float, default=3.5e-4)
     add("--weight-decay", type=float, default=5e-4)
-    add("--precision", choices=("float32", "bfloat16"), default="float32")
-
     add("--metric-loss", choices=METRIC_LOSSES, default="triplet")
     add("--label-smoothing", type=float, default=0.1)
     add("--centre-loss", action="store_true", help="add the centre loss, weight 0.0005")
-    add("--stored-dtype", choices=("float32", "float16"), default="float32")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, save and evaluate; a wrong input ends with one line that says what was wrong."""
     settings = parse_arguments(arguments)
-    precision = "bf16" if settings.precision == "bfloat16" else "no"
-    # Without this, processes started by torchrun on a CPU would not know of each other.
-    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
-    torch.backends.cudnn.deterministic = True
+    accelerator = open_accelerator(settings)
     try:
         run(settings, accelerator)
     except InputError as error:
@@ -109,44 +91,16 @@ def run(settings: argparse.Namespace, accelerator: Accelerator) -> None:
         claim(settings.output, recipe, resume=settings.resume)
     accelerator.wait_for_everyone()
     dataset = training_dataset(settings)
-    architecture = architecture_of(settings, classes=len(class_numbers(dataset.train)))
+    if settings.backbone in PART_NETS:
+        raise InputError("--backbone", settings.backbone, "a network with one classifier")
+    classes = len(class_numbers(dataset.train))
+    architecture = {**architecture_of(settings), "num_classes": classes}
     loop = build_loop(
         settings, accelerator, dataset, untrained(settings, architecture, accelerator)
     )
     loop.fit()
     if accelerator.is_main_process:
         finish(settings, recipe, dataset, architecture, loop)
-
-
-def fixed_settings(settings: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]:
-    """Return what a run and its continuation have in common."""
-    fixed = {key: value for key, value in vars(settings).items() if key not in FREE_SETTINGS}
-    return fixed | {"processes": accelerator.num_processes}
-
-
-def training_dataset(settings: argparse.Namespace) -> ReIDDataset:
-    """Return the data set that was asked for, which has to have images to train on."""
-    if settings.root is None and settings.dataset != SYNTHETIC:
-        raise InputError("--root", "nothing", f"the folder of {settings.dataset}")
-    dataset = open_dataset(settings.dataset, settings.root)
-    if not dataset.train:
-        raise InputError("--root", f"no training image in {settings.root}", "a training split")
-    return dataset
-
-
-def architecture_of(settings: argparse.Namespace, classes: int) -> dict[str, Any]:
-    """Return the arguments of ``build_model`` for this run."""
-    if settings.backbone in PART_NETS:
-        raise InputError("--backbone", settings.backbone, "a network with one classifier")
-    architecture = {"name": settings.backbone, "num_classes": classes}
-    if settings.backbone in (*RESNETS, *BASELINES):
-        architecture["width"] = settings.width
-    if settings.backbone in RESNETS:
-        architecture["pooling"] = settings.pooling
-    timm_name = settings.backbone.removeprefix(PREFIX)
-    if timm_name != settings.backbone and has_fixed_size(timm_name):
-        architecture["img_size"] = list(settings.image_size)
-    return architecture
 
 
 def class_numbers(records: Sequence[Record]) -> dict[int, int]:
@@ -209,15 +163,7 @@ def training_batches(
     settings: argparse.Namespace, accelerator: Accelerator, dataset: ReIDDataset
 ) -> DataLoader[tuple[Tensor, int]]:
     """Return this process's part of the batches, augmented."""
-    with accelerator.main_process_first():
-        pixels = cached_pixels(
-            dataset,
-            dataset.train,
-            tuple(settings.image_size),
-            settings.cache or settings.output / "train_images.npy",
-            workers=settings.workers,
-            show_progress=accelerator.is_main_process,
-        )
+    pixels = training_pixels(settings, accelerator, dataset)
     numbers = class_numbers(dataset.train)
     labels = [numbers[record.identity] for record in dataset.train]
     batches = IdentityBatches(

@@ -335,14 +335,15 @@ def refused(*arguments):
     return str(caught.value)
 
 
-def test_wrong_input_ends_with_one_line(market, whole, tmp_path):
+def test_wrong_input_ends_with_one_line(market, whole, tmp_path, capsys):
     output = whole[1]
     assert "--output: got" in refused(*command(market, output))
     assert "other settings" in refused(*command(market, output, "--resume --epochs 4"))
     assert "images: got" in refused(*command(market, tmp_path / "a", "--batch 1000"))
     no_root = [word for word in command("", tmp_path / "b") if word not in ("--root", "")]
     assert "--root: got nothing" in refused(*no_root)
-    assert "name: got 'alexnet'" in refused(*command(market, tmp_path / "c", "--backbone alexnet"))
+    assert refused(*command(market, tmp_path / "c", "--backbone alexnet")) == "2"
+    assert "--backbone: name: got 'alexnet'" in capsys.readouterr().err
     outputs = ("--output", tmp_path / "d")
     assert "without epoch_*.json" in refused("evaluate", "--run", tmp_path, *outputs)
     chosen = ("evaluate", "--run", output, *outputs)

@@ -3,19 +3,17 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum
 
 from reid_explain.checks import check_at_least, check_choice
 from reid_explain.errors import InputError
+from reid_explain.models.backbone import Weights, build_backbone
 from reid_explain.models.parts import PartNet, part_classifiers, reducing_layers
 from reid_explain.models.pooling import POOLINGS
-from reid_explain.models.reid import ReIDNet
 
 REDUCED_DIM = 256
 BRANCHES = ("b1", "b2", "b3")
@@ -94,15 +92,13 @@ class MGN(PartNet):
         width: float = 1.0,
         ibn: bool = False,
         ceil_mode: bool = False,
-        weights: WeightsEnum | str | Path | None = None,
+        weights: Weights = None,
     ) -> None:
         super().__init__()
         check_at_least("num_classes", num_classes, 0)
         check_choice("pooling", pooling, tuple(POOLINGS))
         check_choice("reduction", reduction, REDUCTIONS)
-        body = ReIDNet(
-            backbone, width=width, ibn=ibn, ceil_mode=ceil_mode, weights=weights
-        ).backbone
+        body = build_backbone(backbone, width=width, weights=weights, ibn=ibn, ceil_mode=ceil_mode)
         shared = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2")
         layers = OrderedDict((name, getattr(body, name)) for name in shared)
         self.backbone = nn.Sequential(layers | {"layer3": body.layer3[0]})

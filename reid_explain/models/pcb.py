@@ -1,16 +1,13 @@
 """PCB, the part-based convolutional baseline (Sun et al., "Beyond part models", ECCV 2018)."""
 
-from pathlib import Path
-
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models import WeightsEnum
 
 from reid_explain.checks import check_at_least, check_choice
 from reid_explain.errors import InputError
+from reid_explain.models.backbone import Weights, build_backbone
 from reid_explain.models.parts import PartNet, part_classifiers, reducing_layers
 from reid_explain.models.pooling import StripePool
-from reid_explain.models.reid import ReIDNet
 
 REDUCED_DIM = 256
 DESCRIPTORS = ("G", "H")
@@ -59,7 +56,7 @@ class PCB(PartNet):
         width: float = 1.0,
         ibn: bool = False,
         ceil_mode: bool = False,
-        weights: WeightsEnum | str | Path | None = None,
+        weights: Weights = None,
     ) -> None:
         super().__init__()
         check_at_least("num_classes", num_classes, 0)
@@ -68,9 +65,9 @@ class PCB(PartNet):
         self.descriptor = descriptor
         self.normalize = normalize
         self.part_names = tuple(str(i) for i in range(parts))
-        self.backbone = ReIDNet(
-            backbone, width=width, ibn=ibn, ceil_mode=ceil_mode, weights=weights
-        ).backbone
+        self.backbone = build_backbone(
+            backbone, width=width, weights=weights, ibn=ibn, ceil_mode=ceil_mode
+        )
         self.pool = StripePool(parts)
         part_channels = self.backbone.out_channels
         self.channels = parts * part_channels

@@ -1,16 +1,11 @@
 """The networks of one ResNet, one pooling and one neck: IDE, the strong baseline, SBS."""
 
-from pathlib import Path
-
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum
 
 from reid_explain.checks import check_at_least, check_choice
-from reid_explain.errors import InputError
-from reid_explain.models.checkpoints import load_state_dict, read_state_dict
+from reid_explain.models.backbone import Weights, build_backbone
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pooling import POOLINGS
-from reid_explain.models.resnet import RESNETS, ResNetBackbone
 
 NECKS = ("batch_norm", "none")
 
@@ -58,20 +53,17 @@ class ReIDNet(EmbeddingNet):
         non_local: bool = False,
         ceil_mode: bool = False,
         stem_relu: bool = True,
-        weights: WeightsEnum | str | Path | None = None,
+        weights: Weights = None,
     ) -> None:
         super().__init__()
-        check_choice("backbone", backbone, tuple(RESNETS))
         check_choice("pooling", pooling, tuple(POOLINGS))
         check_choice("neck", neck, NECKS)
-        check_choice("last_stride", last_stride, (1, 2))
         check_at_least("num_classes", num_classes, 0)
-        if not 1 / 64 <= width <= 16:
-            raise InputError("width", width, "a factor from 1/64 to 16")
-        self.backbone = ResNetBackbone(
+        self.backbone = build_backbone(
             backbone,
             last_stride,
             width,
+            weights,
             ibn=ibn,
             non_local=non_local,
             ceil_mode=ceil_mode,
@@ -83,8 +75,6 @@ class ReIDNet(EmbeddingNet):
         if num_classes:
             self.classifier = nn.Linear(self.embedding_dim, num_classes, bias=neck == "none")
             nn.init.normal_(self.classifier.weight, std=0.001)
-        if weights is not None:
-            _load_imagenet(self.backbone, weights)
 
     def features(self, x: Tensor) -> Tensor:
         """Return the last map F, (B, C, h, w), of images (B, 3, H, W); h = H/16 at stride 1."""
@@ -97,12 +87,3 @@ def bn_neck(channels: int) -> nn.BatchNorm1d:
     neck = nn.BatchNorm1d(channels)
     neck.bias.requires_grad_(False)
     return neck
-
-
-def _load_imagenet(backbone: ResNetBackbone, weights: WeightsEnum | str | Path) -> None:
-    if isinstance(weights, WeightsEnum):
-        source, state = str(weights), dict(weights.get_state_dict(progress=True, check_hash=True))
-    else:
-        source, state = str(weights), read_state_dict(weights)
-    body = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    load_state_dict(backbone, body, source)
