@@ -63,3 +63,13 @@ html_title = "reid_explain"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+
+
+def skip_field(app, what, name, member, skip, options):
+    """Leave out the fields of named tuples: the docstring of the tuple has them."""
+    return skip or (getattr(member, "__doc__", None) or "").startswith("Alias for field")
+
+
+def setup(app):
+    """Register with Sphinx."""
+    app.connect("autodoc-skip-member", skip_field)
