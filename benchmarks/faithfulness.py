@@ -26,7 +26,7 @@ import torch
 from command_line import add_dataset, benchmark_parser, check_methods, one_line_errors
 from faithfulness_report import CURVE_FIGURES, FIGURES, report
 from faithfulness_scorer import Scorer, Search
-from methods import FULL_IMAGE, METHODS, explainers
+from methods import FULL_IMAGE, METHODS, QUICK, explainers
 from run_folder import Rows, claim, fixed_settings, image_name
 from safetensors.torch import load_file, save_file
 from targets import Target, open_target
@@ -49,7 +49,7 @@ EXAMPLES = 3
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = benchmark_parser(__doc__, methods=NAMES)
+    parser = benchmark_parser(__doc__, methods=(*QUICK, FULL_IMAGE))
     add_dataset(parser)
     drawn = f"a random choice of so many; {SYNTHETIC_QUERIES} of synthetic"
     parser.add_argument("--queries", type=int, help=drawn)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from command_line import benchmark_parser, check_methods, one_line_errors
 from matplotlib.figure import Figure
-from methods import CONTROLS, METHODS, Explain, explainers
+from methods import CONTROLS, METHODS, QUICK, Explain, explainers
 from run_folder import Rows, claim, fixed_settings, write_json
 from subjects import Subject, as_batch, match_of
 from tables import cell, error_bars, interval, layout, named, versions
@@ -57,7 +57,7 @@ class Pair(NamedTuple):
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = benchmark_parser(__doc__, methods=list(METHODS))
+    parser = benchmark_parser(__doc__, methods=QUICK)
     parser.add_argument("--pairs", type=int, default=2, help="pairs for each attribute")
     return parser.parse_args(arguments)
 

@@ -16,6 +16,7 @@ from reid_explain import (
     RAM,
     ActivationMean,
     Centre,
+    ExtremalFAM,
     GradCAM,
     GradFAM,
     GradRAM,
@@ -41,6 +42,7 @@ class Method(NamedTuple):
         needs: What of a subject it takes beside the images.
         scores_channels: Whether ``attribute`` has ``return_scores``: one forward per channel.
         is_control: Whether it knows nothing of the embedding.
+        descends: Whether each map is a descent: some hundred passes forward and backward.
     """
 
     explainer: Callable[..., Any]
@@ -48,6 +50,7 @@ class Method(NamedTuple):
     needs: Literal["references", "classes"] | None = None
     scores_channels: bool = False
     is_control: bool = False
+    descends: bool = False
 
     def suits(self, target: Target) -> bool:
         """Tell whether a target has the classes that are explained, if they are."""
@@ -76,10 +79,13 @@ METHODS = {
     "GradRAM": Method(GradRAM, needs="references"),
     "GradFAM": Method(GradFAM),
     "ScoreFAM": Method(ScoreFAM, scores_channels=True),
+    "ExtremalFAM": Method(ExtremalFAM, descends=True),
     "ActivationMean": Method(ActivationMean, is_control=True),
     "Random": Method(Random, is_control=True),
     "Centre": Method(Centre, is_control=True),
 }
+QUICK = tuple(name for name, method in METHODS.items() if not method.descends)
+"""What the benchmarks compare unless told otherwise: a run then takes minutes."""
 FULL_IMAGE = "FullImage"
 """The control that keeps everything; it has no map."""
 CONTROLS = (*(name for name, method in METHODS.items() if method.is_control), FULL_IMAGE)

@@ -4,6 +4,7 @@ from reid_explain.amd.interpreter import AMDInterpreter
 from reid_explain.errors import InputError
 from reid_explain.explainers.cam import GradCAM, ScoreCAM
 from reid_explain.explainers.controls import ActivationMean, Centre, Random
+from reid_explain.explainers.extremal import ExtremalFAM
 from reid_explain.explainers.fam import GradFAM, ScoreFAM
 from reid_explain.explainers.ram import CGRAM, RAM, GradRAM
 from reid_explain.fills import blurred
@@ -15,6 +16,7 @@ __all__ = [
     "AMDInterpreter",
     "ActivationMean",
     "Centre",
+    "ExtremalFAM",
     "GradCAM",
     "GradFAM",
     "GradRAM",
