@@ -127,9 +127,14 @@ class Centre(Control):
     """
 
     def _control(self, activation: Tensor, images: Tensor) -> Tensor:
-        y, x = (
-            (torch.arange(n, dtype=activation.dtype, device=activation.device) + 0.5) / n - 0.5
-            for n in activation.shape[2:]
-        )
-        blob = torch.exp(-(y[:, None] ** 2 + x**2) / (2 * CENTRE_SIGMA**2))
-        return blob.expand(len(images), 1, -1, -1)
+        return centre_blob(activation)
+
+
+def centre_blob(activation: Tensor) -> Tensor:
+    """Return the blob (B, 1, h, w) at the resolution of an activation (B, C, h, w)."""
+    y, x = (
+        (torch.arange(n, dtype=activation.dtype, device=activation.device) + 0.5) / n - 0.5
+        for n in activation.shape[2:]
+    )
+    blob = torch.exp(-(y[:, None] ** 2 + x**2) / (2 * CENTRE_SIGMA**2))
+    return blob.expand(len(activation), 1, -1, -1)

@@ -21,7 +21,7 @@ from reid_explain.capture import ForwardFunc
 from reid_explain.checks import check_at_least, check_choice, check_finite, check_nonzero
 from reid_explain.errors import InputError
 from reid_explain.explainers.base import RESULT, Images, gradients, logged, rows_of
-from reid_explain.explainers.controls import Centre
+from reid_explain.explainers.controls import centre_blob
 from reid_explain.explainers.layout import upsample
 from reid_explain.explainers.ram import ReferenceExplainer, paired, repeated
 from reid_explain.explainers.similarity import unit
@@ -192,7 +192,7 @@ class ExtremalFAM(ReferenceExplainer, GradientAttribution):
             goals = unit(own if given is None else paired(given, own))
             (slope,) = gradients((goals * output).sum(dim=1), [activation])
         maps = self._as_map(activation.detach(), images)
-        starts = self._starts(maps, self._as_map(slope, images), images)
+        starts = simple_maps(maps, self._as_map(slope, images))
         starts = [-start for start in starts] if difference else starts
 
         def embed(masked: Tensor, rows: Tensor) -> Tensor:
@@ -223,23 +223,28 @@ class ExtremalFAM(ReferenceExplainer, GradientAttribution):
             progress.update()
         return standardised(mean)
 
-    def _starts(self, activation: Tensor, slope: Tensor, images: Tensor) -> list[Tensor]:
-        """Return simple maps (n, 1, h, w), from the layer's map and its gradient (n, C, h, w)."""
-        pooled = activation.mean(dim=(2, 3), keepdim=True)
-        weights = slope.mean(dim=(2, 3), keepdim=True)
-        maps = (
-            activation.mean(dim=1, keepdim=True),
-            (pooled * activation).sum(dim=1, keepdim=True),
-            (weights * activation).sum(dim=1, keepdim=True).relu(),
-            Centre(self.forward_func, self.layer)._control(activation, images),
-        )
-        return [standardised(map_) for map_ in maps]
-
     def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """Return the precision for masked images."""
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(device.type, self.autocast_dtype)
+
+
+def simple_maps(activation: Tensor, slope: Tensor) -> list[Tensor]:
+    """Return where a descent may start, each (n, 1, h, w) and standardised.
+
+    The channel mean, RAM and Grad-RAM, and a blob in the centre, from the layer's map and its
+    gradient, (n, C, h, w).
+    """
+    pooled = activation.mean(dim=(2, 3), keepdim=True)
+    weights = slope.mean(dim=(2, 3), keepdim=True)
+    maps = (
+        activation.mean(dim=1, keepdim=True),
+        (pooled * activation).sum(dim=1, keepdim=True),
+        (weights * activation).sum(dim=1, keepdim=True).relu(),
+        centre_blob(activation),
+    )
+    return [standardised(map_) for map_ in maps]
 
 
 class Separation(NamedTuple):

@@ -19,7 +19,51 @@ class Draw(NamedTuple):
     position: int
 
 
-class IdentityBatches(Sampler[list[Draw]]):
+class SharedBatches(Sampler[list[Draw]]):
+    """Whole batches of an epoch's draws, an equal share of each for one of several processes.
+
+    A subclass gives ``_draw_epoch``, the images of the epoch in order, as a function of seed and
+    ``epoch`` (set it before each pass) and nothing else.
+
+    Args:
+        images: images per epoch, rounded down to whole batches.
+        batch: images per batch of all processes.
+        seed: of the draws.
+        process: which of the processes.
+        processes: how many there are.
+
+    Raises:
+        InputError: fewer images than one batch takes.
+    """
+
+    def __init__(self, images: int, batch: int, seed: int, process: int, processes: int) -> None:
+        if images < batch:
+            raise InputError("images", images, f"at least one batch of {batch}")
+        self.images = images
+        self.batch = batch
+        self.seed = seed
+        self.process = process
+        self.processes = processes
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return self.images // self.batch
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        """Yield this process's part of each batch."""
+        drawn = [Draw(int(i), self.epoch, at) for at, i in enumerate(self._draw_epoch())]
+        share = self.batch // self.processes
+        for number in range(len(self)):
+            first = number * self.batch + self.process * share
+            yield drawn[first : first + share]
+
+    def _draw_epoch(self) -> Sequence[int]:
+        """Return the images of the epoch, at least as many as its batches take."""
+        raise NotImplementedError
+
+
+class IdentityBatches(SharedBatches):
     """Batches of P identities with S images each, for one of several processes.
 
     The order depends on seed and ``epoch`` (set it before each pass) and nothing else. With n
@@ -51,32 +95,13 @@ class IdentityBatches(Sampler[list[Draw]]):
         found, batch = len(set(labels)), identities * instances
         if found < identities:
             raise InputError("labels", f"{found} identities", f"at least {identities} per batch")
-        if images < batch:
-            raise InputError("images", images, f"at least one batch of {batch}")
+        super().__init__(images, batch, seed, process, processes)
         if identities % processes:
             raise InputError("identities", identities, f"a multiple of {processes} processes")
         self.labels = np.asarray(labels)
-        self.batch = batch
         self.instances = instances
-        self.images = images
-        self.seed = seed
-        self.process = process
-        self.processes = processes
-        self.epoch = 0
 
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        return self.images // self.batch
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield this process's part of each batch."""
-        drawn = [Draw(int(i), self.epoch, at) for at, i in enumerate(self._draw_epoch())]
-        share = self.batch // self.processes
-        for start in range(0, len(drawn), self.batch):
-            first = start + self.process * share
-            yield drawn[first : first + share]
-
-    def _draw_epoch(self) -> list[int]:
+    def _draw_epoch(self) -> Sequence[int]:
         # The library's sampler draws from a generator in its own module.
         before = common_functions.NUMPY_RANDOM
         common_functions.NUMPY_RANDOM = np.random.RandomState((self.seed, self.epoch))
@@ -86,7 +111,7 @@ class IdentityBatches(Sampler[list[Draw]]):
             common_functions.NUMPY_RANDOM = before
 
 
-class ShuffledBatches(Sampler[list[Draw]]):
+class ShuffledBatches(SharedBatches):
     """Every image once in an epoch, in random order, for one of several processes.
 
     The order depends on seed and ``epoch`` (set it before each pass) and nothing else; images
@@ -106,26 +131,11 @@ class ShuffledBatches(Sampler[list[Draw]]):
     def __init__(
         self, images: int, batch: int, seed: int, process: int = 0, processes: int = 1
     ) -> None:
-        if images < batch:
-            raise InputError("images", images, f"at least one batch of {batch}")
+        super().__init__(images, batch, seed, process, processes)
         if batch % processes:
             raise InputError("batch", batch, f"a multiple of {processes} processes")
-        self.images = images
-        self.batch = batch
-        self.seed = seed
-        self.process = process
-        self.processes = processes
-        self.epoch = 0
 
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        return self.images // self.batch
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield this process's part of each batch."""
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.images)
-        drawn = [Draw(int(i), self.epoch, at) for at, i in enumerate(order)]
-        share = self.batch // self.processes
-        for number in range(len(self)):
-            first = number * self.batch + self.process * share
-            yield drawn[first : first + share]
+    def _draw_epoch(self) -> Sequence[int]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        order: list[int] = generator.permutation(self.images).tolist()
+        return order
