@@ -58,10 +58,14 @@ def test_a_site_without_faults_is_built(tmp_path):
     ("fault", "message"),
     [
         ({"code": "raise ValueError('broken example')"}, "broken example"),
-        ({"text": "[Nowhere](gallery/nowhere.html)"}, "broken link: index.html"),
-        ({"text": r"An equation, $\nosuchcommand$."}, "no MathML"),
+        (
+            {"text": "<a href='gallery/nowhere.html'>Nowhere</a>"},
+            "WARNING: broken link: index.html",
+        ),
+        ({"text": "<a href='gallery/index.html#nowhere'>Nowhere</a>"}, "index.html#nowhere"),
+        ({"text": r"An equation, $\nosuchcommand$."}, "WARNING: no MathML"),
     ],
-    ids=["example", "link", "equation"],
+    ids=["example", "link", "anchor", "equation"],
 )
 def test_a_fault_fails_the_build(fault, message, tmp_path):
     result = build(tmp_path, **fault)
