@@ -10,7 +10,8 @@ change   the map of a difference: its energy inside the changed region, and its 
 
 The map of a difference is the absolute change of a method's map when the image changes (methods
 that explain an image by itself), or when the reference does, from the image itself to its
-counterfactual (RAM, CG-RAM, Grad-RAM). Chance is the region's share of the image: what a constant
+counterfactual (RAM, CG-RAM, Grad-RAM); a method that explains differences is asked for this one
+(ExtremalFAM). Chance is the region's share of the image: what a constant
 map scores, and random maps on average.
 
 Output: a table on the screen, results.json, per_image.csv, localisation.png.
@@ -132,6 +133,9 @@ def maps_of(
         return map_.cpu()
 
     own = map_of(pair.original, pair.match)
+    if METHODS[name].explains_differences:
+        asked = Subject(pair.original)
+        return own, explain(asked, references=pair.changed, explains="difference").cpu()
     if METHODS[name].needs == "references":
         before = map_of(pair.original, pair.original)
         after = map_of(pair.original, pair.changed)

@@ -42,6 +42,7 @@ class Method(NamedTuple):
         needs: What of a subject it takes beside the images.
         scores_channels: Whether ``attribute`` has ``return_scores``: one forward per channel.
         is_control: Whether it knows nothing of the embedding.
+        explains_differences: Whether ``attribute`` has ``explains="difference"``.
         descends: Whether each map is a descent: some hundred passes forward and backward.
     """
 
@@ -50,6 +51,7 @@ class Method(NamedTuple):
     needs: Literal["references", "classes"] | None = None
     scores_channels: bool = False
     is_control: bool = False
+    explains_differences: bool = False
     descends: bool = False
 
     def suits(self, target: Target) -> bool:
@@ -79,7 +81,10 @@ METHODS = {
     "GradRAM": Method(GradRAM, needs="references"),
     "GradFAM": Method(GradFAM),
     "ScoreFAM": Method(ScoreFAM, scores_channels=True),
-    "ExtremalFAM": Method(ExtremalFAM, descends=True),
+    "ExtremalFAM": Method(ExtremalFAM, explains_differences=True, descends=True),
+    "ExtremalFAMFast": Method(
+        partial(ExtremalFAM, rounds=1, descents=4), explains_differences=True, descends=True
+    ),
     "ActivationMean": Method(ActivationMean, is_control=True),
     "Random": Method(Random, is_control=True),
     "Centre": Method(Centre, is_control=True),

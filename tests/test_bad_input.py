@@ -10,6 +10,7 @@ from reid_explain import (
     CGRAM,
     RAM,
     ActivationMean,
+    ExtremalFAM,
     GradCAM,
     GradFAM,
     GradRAM,
@@ -24,7 +25,17 @@ NAN = X.clone()
 NAN[1, 0, 0, 0] = float("nan")
 INF = X.clone()
 INF[1, 0, 0, 0] = float("inf")
-EXPLAINERS = [GradFAM, ScoreFAM, GradCAM, ScoreCAM, ActivationMean, RAM, GradRAM, CGRAM]
+EXPLAINERS = [
+    GradFAM,
+    ScoreFAM,
+    GradCAM,
+    ScoreCAM,
+    ActivationMean,
+    RAM,
+    GradRAM,
+    CGRAM,
+    ExtremalFAM,
+]
 every_explainer = pytest.mark.parametrize("explainer", EXPLAINERS)
 references = pytest.mark.parametrize("explainer", [RAM, GradRAM, CGRAM])
 
@@ -108,7 +119,7 @@ def test_layers_that_give_no_map(explainer):
     assert_raises("layer: got a Identity that ran 2 times", explainer, net=Odd(), layer="twice")
     assert_raises("layer: got a Identity that never ran", explainer, net=Odd(), layer="never")
     assert_raises("layer: got a Listed that gives list", explainer, net=Odd(), layer="listed")
-    if explainer not in (GradFAM, GradCAM, GradRAM, CGRAM):
+    if explainer not in (GradFAM, GradCAM, GradRAM, CGRAM, ExtremalFAM):
         assert_raises(r"layer: got output \(3, 288\)", explainer, net=Odd(), layer="flat")
     else:
         assert_raises("layer: got an output without influence", explainer, net=Odd(), layer="flat")

@@ -10,6 +10,7 @@ from reid_explain import (
     CGRAM,
     RAM,
     ActivationMean,
+    ExtremalFAM,
     GradCAM,
     GradFAM,
     GradRAM,
@@ -32,6 +33,9 @@ CASES = [
     (RAM, "embeddings"),
     (GradRAM, "embeddings"),
     (CGRAM, "embeddings"),
+    (ExtremalFAM, None),
+    (ExtremalFAM, "references"),
+    (ExtremalFAM, "embeddings"),
 ]
 parametrised = pytest.mark.parametrize(
     ("explainer", "given"), CASES, ids=[f"{e.__name__}-{g}" for e, g in CASES]

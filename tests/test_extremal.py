@@ -8,19 +8,22 @@ from captum.attr import NoiseTunnel
 from nets import HeadNet, PooledNet, images
 from test_nothing_left_behind import assert_same, model_for, state_of
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from reid_explain import ActivationMean, Centre, ExtremalFAM, GradRAM, InputError
-from reid_explain.explainers import extremal
-from reid_explain.explainers.extremal import (
+from reid_explain.explainers import descent
+from reid_explain.explainers.descent import (
+    AREAS,
     FILL_KINDS,
     Masks,
-    Separation,
-    direction,
+    Search,
     draw,
     random_fill,
+    smoothed,
     soft_masks,
     standardised,
 )
+from reid_explain.explainers.extremal import direction, similarity, togetherness
 from reid_explain.fills import FILLS, content_generator
 
 close = torch.testing.assert_close
@@ -51,70 +54,76 @@ def test_the_map_finds_the_one_region_that_a_model_sees(cell, seed):
     assert (best == 4 * cell[0] + cell[1]).all()
 
 
-class Middle(nn.Module):
-    """Sees the four cells in the middle of a 4 x 4 grid alone."""
+def test_the_descents_start_from_four_simple_maps(monkeypatch):
+    monkeypatch.setattr(descent, "STEP_SIZE", 1e-9)  # the maps stay where they start
+    net, x = HeadNet().eval(), images(3, seed=3)
+    a = net.relu(net.conv(x)).detach()
+    own = {"interpolate_mode": None}
+    starts = [
+        ActivationMean(net, "relu").attribute(x, **own),
+        (a.mean(dim=(2, 3), keepdim=True) * a).sum(dim=1, keepdim=True),
+        GradRAM(net, "relu").attribute(x, x, **own),
+        Centre(net, "relu").attribute(x, **own),
+    ]
+    for descents, used in {1: starts[:1], 4: starts, 6: starts + starts[:2]}.items():
+        explainer = ExtremalFAM(net, "relu", rounds=2, descents=descents)
+        mean = standardised(sum(standardised(start) for start in used))
+        close(explainer.attribute(x, **own), mean, atol=1e-6, rtol=0)
 
-    def __init__(self) -> None:
+
+def test_the_starts_of_a_difference_are_two_maps_of_the_change(monkeypatch):
+    monkeypatch.setattr(descent, "STEP_SIZE", 1e-9)
+    net, x, other = HeadNet().eval(), images(3, seed=3), images(3, seed=4)
+    change = (net.relu(net.conv(x)) - net.relu(net.conv(other))).detach()
+    size = change.abs().mean(dim=1, keepdim=True)
+    ram = (change.mean(dim=(2, 3), keepdim=True) * change).sum(dim=1, keepdim=True)
+    maps = ExtremalFAM(net, "relu", rounds=1, descents=2).attribute(
+        x, other, interpolate_mode=None, explains="difference"
+    )
+    close(maps, standardised(standardised(size) + standardised(ram)), atol=1e-6, rtol=0)
+
+
+class Cells(nn.Module):
+    """Lists the mean colours of the cells of a 4 x 4 grid, or of some of its rows."""
+
+    def __init__(self, rows: slice = slice(None)) -> None:
         super().__init__()
         self.layer = nn.AvgPool2d(4)
+        self.rows = rows
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)[:, :, 1:3, 1:3].flatten(1)
+        return self.layer(x)[:, :, self.rows].flatten(1)
 
 
-def test_the_descent_starts_from_the_simple_map_of_lowest_loss(monkeypatch):
-    monkeypatch.setattr(extremal, "TRAVEL", 1e-9)  # the map stays where it starts
-    x = images(4, (4, 4)).repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
-    model = Middle()
-    maps = ExtremalFAM(model, "layer", steps=1).attribute(x, interpolate_mode=None)
-    centre = Centre(model, "layer").attribute(x, interpolate_mode=None)
-    close(maps, standardised(centre), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize(("explains", "sign"), [("similarity", 1), ("difference", -1)])
-def test_every_start_is_one_of_four(monkeypatch, explains, sign):
-    monkeypatch.setattr(extremal, "TRAVEL", 1e-9)
-    net, x = HeadNet().eval(), images(12, seed=3)
-    other = x if explains == "similarity" else x.flip(0)
-    maps = sign * ExtremalFAM(net, "relu", steps=1).attribute(
-        x, other, interpolate_mode=None, explains=explains
-    )
-    a = net.relu(net.conv(x)).detach()
-    starts = [
-        ActivationMean(net, "relu").attribute(x, interpolate_mode=None),
-        (a.mean(dim=(2, 3), keepdim=True) * a).sum(dim=1, keepdim=True),
-        GradRAM(net, "relu").attribute(x, other, interpolate_mode=None),
-        Centre(net, "relu").attribute(x, interpolate_mode=None),
-    ]
-    away = torch.stack([(maps - standardised(s)).abs().amax(dim=(1, 2, 3)) for s in starts])
-    assert away.amin(dim=0).max() < 1e-6
-    assert len(away.argmin(dim=0).unique()) > 2  # no start is the best of all images
-
-
-def test_a_difference_is_where_it_is_and_similarity_where_it_is_not():
-    """The embedding lists the means of all cells; two images differ in one of them."""
-
-    class Cells(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.AvgPool2d(4)
-
-        def forward(self, x):
-            return self.layer(x).flatten(1)
-
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_difference_is_where_it_is_and_similarity_where_it_is_not(seed):
     x = 1 + 0.1 * images(1, (16, 16))
     other = x.clone()
     x[:, :, 4:8, 8:12] = -6
-    explainer = ExtremalFAM(Cells(), "layer")
+    explainer = ExtremalFAM(Cells(), "layer", seed=seed)
     difference = explainer.attribute(x, other, interpolate_mode=None, explains="difference")
     assert difference.flatten().argmax() == 4 + 2
+    swapped = explainer.attribute(other, x, interpolate_mode=None, explains="difference")
+    assert swapped.flatten().argmax() == 4 + 2
     similarity = explainer.attribute(x, other, interpolate_mode=None)
     assert similarity.flatten().argmin() == 4 + 2
 
 
+def test_a_difference_that_the_model_does_not_see_is_none():
+    """Two images differ most in the first row, which the embedding leaves out."""
+    x = 1 + 0.1 * images(1, (16, 16))
+    other = x.clone()
+    x[:, :, 0:4, 0:4] = -9
+    x[:, :, 8:12, 12:16] = -3
+    maps = ExtremalFAM(Cells(slice(1, None)), "layer").attribute(
+        x, other, interpolate_mode=None, explains="difference"
+    )
+    assert maps.flatten().argmax() == 2 * 4 + 3
+
+
 def test_references_are_images_or_embeddings():
     net = HeadNet().eval()
-    explainer = ExtremalFAM(net, "relu", steps=2)
+    explainer = ExtremalFAM(net, "relu", rounds=2)
     reference = images(2, seed=7)
     maps = explainer.attribute(X, references=reference)
     close(maps, explainer.attribute(X, references=net(reference)))
@@ -128,7 +137,7 @@ def test_references_are_images_or_embeddings():
 
 def test_further_arguments_go_with_their_images():
     net = HeadNet().eval()
-    explainer = ExtremalFAM(net, "relu", steps=2)
+    explainer = ExtremalFAM(net, "relu", rounds=2)
     shifts = torch.tensor([0.5, -2.0], dtype=torch.float64)
     maps = explainer.attribute(X, additional_forward_args=shifts)
     for row in range(2):
@@ -138,29 +147,31 @@ def test_further_arguments_go_with_their_images():
 
 def test_the_seed_decides_and_nothing_else():
     net = HeadNet().eval()
-    maps = ExtremalFAM(net, "relu", steps=3).attribute(X)
+    maps = ExtremalFAM(net, "relu", rounds=3).attribute(X)
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    assert torch.equal(maps, ExtremalFAM(net, "relu", steps=3).attribute(X))
+    assert torch.equal(maps, ExtremalFAM(net, "relu", rounds=3).attribute(X))
     assert torch.equal(before, torch.get_rng_state())
-    other = ExtremalFAM(net, "relu", steps=3, seed=1).attribute(X)
+    other = ExtremalFAM(net, "relu", rounds=3, seed=1).attribute(X)
     assert not torch.allclose(maps, other)
 
 
 @pytest.mark.parametrize("per_descent", [1, 2, 5])
 def test_an_image_does_not_depend_on_its_batch(monkeypatch, per_descent):
-    monkeypatch.setattr(extremal, "images_per_descent", lambda images: per_descent)
+    monkeypatch.setattr(descent, "descents_at_once", lambda images: per_descent)
     batch, others = images(5), images(5, seed=7)
-    explainer = ExtremalFAM(HeadNet().eval(), "relu", steps=3)
+    explainer = ExtremalFAM(HeadNet().eval(), "relu", rounds=2, descents=3)
     together = explainer.attribute(batch)
     close(together[3:], explainer.attribute(batch[3:]))
     close(together.flip(0), explainer.attribute(batch.flip(0)))
     paired = explainer.attribute(batch, others)
     close(paired[3:], explainer.attribute(batch[3:], others[3:]))
+    apart = explainer.attribute(batch, others, explains="difference")
+    close(apart[3:], explainer.attribute(batch[3:], others[3:], explains="difference"))
 
 
 def test_form_of_the_maps():
-    explainer = ExtremalFAM(HeadNet(), "relu", steps=3)
+    explainer = ExtremalFAM(HeadNet(), "relu", rounds=3)
     grid = explainer.attribute(X, interpolate_mode=None)
     assert grid.shape == (2, 1, 6, 4)
     close(grid.mean(dim=(2, 3)), torch.zeros(2, 1, dtype=torch.float64), atol=1e-12, rtol=0)
@@ -178,13 +189,13 @@ def test_nothing_is_left_behind(references):
     net = model_for(ExtremalFAM)
     before, x = state_of(net), X.clone().requires_grad_()
     evaluated = copy.deepcopy(net).eval()
-    explainer = ExtremalFAM(net, net.relu, steps=2)
+    explainer = ExtremalFAM(net, net.relu, rounds=2)
     maps = explainer.attribute(x, references)
     assert_same(before, state_of(net))
     assert x.grad is None
     assert not maps.requires_grad
     assert torch.is_grad_enabled()
-    assert torch.equal(maps, ExtremalFAM(evaluated, "relu", steps=2).attribute(X, references))
+    assert torch.equal(maps, ExtremalFAM(evaluated, "relu", rounds=2).attribute(X, references))
 
 
 @pytest.mark.parametrize("calls", [0, 1, 4])
@@ -199,7 +210,7 @@ def test_nothing_is_left_behind_after_an_exception(calls):
 
     handle = net.conv.register_forward_pre_hook(boom)
     with pytest.raises(ZeroDivisionError):
-        ExtremalFAM(net, net.relu, steps=2).attribute(X)
+        ExtremalFAM(net, net.relu, rounds=2).attribute(X)
     handle.remove()
     assert_same(before, state_of(net))
     assert torch.is_grad_enabled()
@@ -208,8 +219,16 @@ def test_nothing_is_left_behind_after_an_exception(calls):
 def test_cost_in_masked_images():
     net, passed = HeadNet(), []
     net.register_forward_pre_hook(lambda module, inputs: passed.append(len(inputs[0])))
-    ExtremalFAM(net, "relu", steps=3).attribute(X[:1])
-    assert passed == [1, *4 * [6], *3 * [12]]
+    explainer = ExtremalFAM(net, "relu", rounds=2, descents=3)
+    explainer.attribute(X[:1])
+    masked = 2 * 3 * 3 * 6
+    assert passed[0] == 1
+    assert sum(passed) == 1 + masked
+    assert Search(rounds=2, descents=3, seed=0).passes == masked
+    passed.clear()
+    explainer.attribute(X[:1], X[1:], explains="difference")
+    assert passed[:2] == [1, 1]
+    assert sum(passed) == 2 + 2 * masked
 
 
 def test_fills_are_never_another_image_nor_patches():
@@ -231,7 +250,7 @@ def test_fills_are_never_another_image_nor_patches():
 def test_a_fill_holds_the_colours_of_the_image_alone(monkeypatch):
     x = images(1, (32, 16))[0] * torch.tensor([1.0, 5.0, 0.0])[:, None, None] + 3
     for kind, spread in {"mean": 0, "colour": 0, "noise": 1, "smooth": 0.4, "blur": 0.05}.items():
-        monkeypatch.setattr(extremal, "FILL_KINDS", (kind,))
+        monkeypatch.setattr(descent, "FILL_KINDS", (kind,))
         fills = torch.stack([random_fill(x, content_generator(x, seed)) for seed in range(40)])
         close(fills[:, 2], torch.full_like(fills[:, 2], 3))  # a plain colour stays
         measured = fills[:, 1].std(dim=(1, 2)).mean() / 5
@@ -249,24 +268,46 @@ def test_soft_masks_keep_their_areas():
     close(soft_masks(3 * maps + 7, areas, (64, 32)), masks, atol=1e-4, rtol=0)  # only the order
 
 
-def test_loss_by_hand():
-    """Two pixels; the model lists them. The kept one has cosine 0.6, the other 0.8."""
-    image = torch.tensor([[[[3.0, 4.0]]]])
-    goal = torch.tensor([[0.6, 0.8]])
-    maps = torch.tensor([[[[1e6, -1e6]]]])  # hard masks
-    masks = Masks(torch.tensor([[0.25]]), torch.zeros(1, 1, 1, 1, 2))
+def test_agreement_by_hand():
+    """Two pixels, of which the model lists the values; the first is kept, or removed."""
+    image, other = torch.tensor([[[[3.0, 4.0]]]]), torch.tensor([[[[5.0, 8.0]]]])
+    highest = torch.tensor([1.0, 0.0]).view(1, 1, 1, 1, 2)
+    masks = Masks(highest, torch.full((1, 1, 1, 1, 2), 2.0))
+    goals, rows = torch.tensor([[0.6, 0.8]]), torch.tensor([0])
 
     def embed(masked, rows):
-        assert rows.tolist() == [0, 0]
-        return masked.flatten(1)
+        assert rows.tolist() == [0]
+        return direction(masked.flatten(0, 1).flatten(1)).view(1, 1, 2)
 
-    # the threshold is the highest pixel itself: half of it is kept, and none of the other
-    kept, rest = torch.tensor([1.5, 0.0]), torch.tensor([1.5, 4.0])
-    of_kept, of_rest = (float((v / v.norm() * goal[0]).sum()) for v in (kept, rest))
-    loss = Separation(embed, image, goal, difference=False).loss(maps, masks)
-    close(loss, torch.tensor([0.5 * of_rest - of_kept]), atol=1e-3, rtol=0)
-    opposite = Separation(embed, image, goal, difference=True).loss(maps, masks)
-    close(opposite, torch.tensor([0.5 * of_kept - of_rest]), atol=1e-3, rtol=0)
+    kept = similarity(embed, image, goals, rows, masks)  # of (3, 2)
+    close(kept, torch.tensor([[(3 * 0.6 + 2 * 0.8) / 13**0.5]]))
+    together = togetherness(embed, image, other, rows, masks)  # of (2, 4) and (2, 8)
+    close(together, torch.tensor([[(2 * 2 + 4 * 8) / (20 * 68) ** 0.5]]))
+
+
+def test_a_search_ascends():
+    """What agrees is written down: the share of each mask in the left half."""
+    x = images(2, (16, 16))
+
+    def agreement(rows, masks):
+        return masks.highest[..., :8].mean(dim=(2, 3, 4)) - masks.highest[..., 8:].mean(
+            dim=(2, 3, 4)
+        )
+
+    starts = torch.randn(2, 3, 4, 4, dtype=x.dtype, generator=torch.Generator().manual_seed(1))
+    maps = Search(rounds=2, descents=3, seed=0).run(x, starts, agreement, tqdm(disable=True))
+    assert maps.shape == (2, 1, 4, 4)
+    assert maps[..., :2].amin() > maps[..., 2:].amax()
+
+
+def test_a_smoothed_gradient_keeps_its_mean_inside():
+    slope = torch.zeros(1, 1, 5, 5)
+    slope[..., 2, 2] = 18
+    expected = torch.zeros(1, 1, 5, 5)
+    expected[..., 1:4, 1:4] = 1
+    expected[..., 2, 2] = 10
+    close(smoothed(slope), expected)
+    close(smoothed(torch.ones(2, 1, 3, 2)), torch.ones(2, 1, 3, 2))
 
 
 def test_a_zero_embedding_has_a_bounded_gradient():
@@ -279,44 +320,44 @@ def test_a_zero_embedding_has_a_bounded_gradient():
     black[..., :2, :2] = 1
     net = PooledNet()
     net.conv.bias.data.zero_()
-    assert ExtremalFAM(net, "relu", steps=2).attribute(black).isfinite().all()
+    assert ExtremalFAM(net, "relu", rounds=2).attribute(black).isfinite().all()
 
 
 def test_constant_maps_stay_finite():
     close(standardised(torch.full((1, 1, 3, 2), 7.0)), torch.zeros(1, 1, 3, 2))
     plain = torch.ones(1, 3, 12, 8, dtype=torch.float64)
-    assert ExtremalFAM(HeadNet(), "relu", steps=2).attribute(plain).isfinite().all()
+    assert ExtremalFAM(HeadNet(), "relu", rounds=2).attribute(plain).isfinite().all()
 
 
 def test_areas_are_near_those_asked_for():
-    generators = [content_generator(x, 0) for x in X]
-    masks = draw(X, generators, (0.1, 0.5))
-    assert masks.fills.shape == (2, 2, 3, 12, 8)
-    asked = torch.tensor([0.1, 0.5])
-    assert ((masks.areas - asked).abs() <= 0.2 * asked + 1e-6).all()
-    assert not torch.equal(masks.areas[0], masks.areas[1])
+    areas, fills = draw(X, [content_generator(x, 0) for x in X])
+    assert fills.shape == (2, 6, 3, 12, 8)
+    asked = torch.tensor(AREAS)
+    assert ((areas - asked).abs() <= 0.2 * asked + 1e-6).all()
+    assert not torch.equal(areas[0], areas[1])
 
 
 def test_mixed_precision_is_close():
     net = PooledNet().float()
     x = X.float()
-    exact = ExtremalFAM(net, "relu", steps=1).attribute(x)
-    mixed = ExtremalFAM(net, "relu", steps=1, autocast_dtype=torch.bfloat16).attribute(x)
+    exact = ExtremalFAM(net, "relu", rounds=1).attribute(x)
+    mixed = ExtremalFAM(net, "relu", rounds=1, autocast_dtype=torch.bfloat16).attribute(x)
     assert mixed.dtype == torch.float32
     assert not torch.equal(exact, mixed)
     assert torch.corrcoef(torch.stack([exact.flatten(), mixed.flatten()]))[0, 1] > 0.8
 
 
 def test_with_noise_tunnel():
-    tunnel = NoiseTunnel(ExtremalFAM(HeadNet().eval(), "relu", steps=1))
+    tunnel = NoiseTunnel(ExtremalFAM(HeadNet().eval(), "relu", rounds=1))
     assert tunnel.attribute(X, nt_samples=2, stdevs=0.1).shape == (2, 1, 12, 8)
 
 
 @pytest.mark.parametrize(
     ("settings", "argument"),
     [
-        ({"steps": 0}, "steps"),
-        ({"steps": 2.5}, "steps"),
+        ({"rounds": 0}, "rounds"),
+        ({"rounds": 2.5}, "rounds"),
+        ({"descents": 0}, "descents"),
         ({"seed": -1}, "seed"),
         ({"autocast_dtype": torch.float64}, "autocast_dtype"),
         ({"layer": "no such layer"}, "layer"),
@@ -336,13 +377,16 @@ def test_wrong_settings(settings, argument):
         ({"references": torch.zeros(1, 4, dtype=torch.float64)}, "references"),
         ({"references": torch.ones(1, 9, dtype=torch.float64)}, "references"),
         ({"explains": "difference"}, "references"),
+        ({"explains": "difference", "references": images(3)}, "references"),
+        ({"explains": "difference", "references": images(2, (6, 4))}, "references"),
+        ({"explains": "difference", "references": torch.ones(2, 4)}, "references"),
         ({"explains": "everything"}, "explains"),
         ({"interpolate_mode": "cubic"}, "interpolate_mode"),
     ],
 )
 def test_wrong_data(data, argument):
     with pytest.raises(InputError, match=f"^{argument}"):
-        ExtremalFAM(HeadNet(), "relu", steps=1).attribute(**{"inputs": X} | data)
+        ExtremalFAM(HeadNet(), "relu", rounds=1).attribute(**{"inputs": X} | data)
 
 
 def test_a_model_without_gradients_or_with_nan_is_refused():

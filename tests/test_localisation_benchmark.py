@@ -12,6 +12,7 @@ from PIL import Image
 from subjects import Subject
 from targets import Target
 
+from reid_explain import ExtremalFAM
 from reid_explain.datasets import SyntheticReID
 
 ARGUMENTS = ["--methods", "GradFAM,GradRAM,Centre", "--pairs", "1"]
@@ -69,7 +70,7 @@ def test_bad_arguments(tmp_path, arguments, message):
 
 
 def test_the_map_of_a_difference():
-    """Absolute change of the map; of the reference's map for methods that take references."""
+    """Absolute change of the map, or of the reference's; or the method's own word for it."""
     model = small_reid_net()
     target = Target(model, model.backbone.layer4)
     x, y, match = torch.randn(3, 1, 3, 64, 32, generator=torch.Generator().manual_seed(0))
@@ -85,6 +86,11 @@ def test_the_map_of_a_difference():
     expected = [ram(Subject(x, other, classes)) for other in (match, x, y)]
     assert torch.equal(own, expected[0])
     assert torch.equal(difference, (expected[1] - expected[2]).abs())
+    extremal = explainers(target, ["ExtremalFAMFast"])["ExtremalFAMFast"]
+    own, difference = maps_of("ExtremalFAMFast", extremal, pair, classes)
+    assert torch.equal(own, extremal(Subject(x)))
+    asked = ExtremalFAM(target.embedding, target.layer, rounds=1, descents=4)
+    assert torch.equal(difference, asked.attribute(x, y, explains="difference"))
     assert score(pair, own, difference)["person_energy"] == pytest.approx(1)
 
 

@@ -12,6 +12,7 @@ from reid_explain import (
     CGRAM,
     RAM,
     ActivationMean,
+    ExtremalFAM,
     GradCAM,
     GradFAM,
     GradRAM,
@@ -30,6 +31,7 @@ EXPLAINERS = [
     (RAM, REFERENCE),
     (GradRAM, REFERENCE),
     (CGRAM, REFERENCE),
+    (ExtremalFAM, {}),
 ]
 every_explainer = pytest.mark.parametrize(
     ("explainer", "data"), EXPLAINERS, ids=[e.__name__ for e, _ in EXPLAINERS]

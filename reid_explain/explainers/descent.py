@@ -1,0 +1,189 @@
+"""Maps found by descent: grids whose highest areas, as masks, agree best with what is sought.
+
+One long descent comes to fit the fills that it meets. Here descents are short and many, and what
+they have in common is the map.
+
+Sources: Fong and Vedaldi, Interpretable Explanations of Black Boxes by Meaningful Perturbation,
+ICCV 2017 (an upsampled grid, random fills against adversarial masks); Fong et al., Understanding
+Deep Networks via Extremal Perturbations and Smooth Masks, ICCV 2019 (masks of a given area).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reid_explain.explainers.base import gradients
+from reid_explain.explainers.layout import upsample
+from reid_explain.fills import content_generator
+from reid_explain.memory_format import images_per_forward
+
+AREAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+"""The areas that a map has to answer for, as shares of the image."""
+AREA_JITTER = 0.2
+"""Each area is drawn up to this share of itself below or above."""
+SOFTNESS = 0.15
+"""Width of a mask's edge, in standard deviations of the map."""
+STEPS = 3
+"""Of one descent."""
+STEP_SIZE = 0.6
+"""How far the first step moves every cell, in standard deviations of the start."""
+SMOOTHING = 0.5
+"""Share of its neighbourhood's mean in a cell's gradient."""
+FINEST = 8
+"""The most cells of smooth noise or a blur along the shorter side; the fewest are one."""
+FILL_KINDS = ("mean", "colour", "noise", "smooth", "blur")
+"""What may show in place of the image. Another image and patches of this one never do: they are
+left for judging a map."""
+
+
+class Masks(NamedTuple):
+    """Masks of m images, k for each, and what they are filled with."""
+
+    highest: Tensor
+    """(m, k, 1, H, W), in (0, 1): near 1 where a map is highest."""
+    fills: Tensor
+    """(m, k, C, H, W)."""
+
+
+Agreement = Callable[[Tensor, Masks], Tensor]
+"""Of rows (m,) of the images and masks for each, to what is to be high (m,)."""
+
+
+class Search(NamedTuple):
+    """Rounds of short descents; each round starts from the mean of those before.
+
+    Args:
+        rounds: How many.
+        descents: Of each image in each round. Those of the first start from its simple maps in
+            turn.
+        seed: Of areas and fills.
+    """
+
+    rounds: int
+    descents: int
+    seed: int
+
+    @property
+    def passes(self) -> int:
+        """Return how many masked images the model sees for each image, forward and backward."""
+        return self.rounds * self.descents * STEPS * len(AREAS)
+
+    def run(self, images: Tensor, starts: Tensor, agreement: Agreement, progress: Any) -> Tensor:
+        """Return the maps (B, 1, h, w) of images (B, C, H, W) from simple maps (B, s, h, w)."""
+        batch, simple, *grid = starts.shape
+        rows = torch.arange(batch, device=images.device).repeat_interleave(self.descents)
+        generators = [each for image in images for each in self._generators(image)]
+        origins = standardised(starts)[:, torch.arange(self.descents) % simple]
+        total = torch.zeros_like(starts[:, :1])
+        for _ in range(self.rounds):
+            ends = []
+            for part in torch.split(torch.arange(len(rows)), descents_at_once(images)):
+                own = [generators[place] for place in part.tolist()]
+                origin = origins.flatten(0, 1)[part, None]
+                ends.append(descend(origin, images, rows[part], own, agreement))
+                progress.update(len(part) * STEPS * len(AREAS))
+            mean = torch.cat(ends).view(batch, self.descents, *grid).mean(dim=1, keepdim=True)
+            total = total + standardised(mean)
+            origins = standardised(total).expand(-1, self.descents, -1, -1)
+        return standardised(total)
+
+    def _generators(self, image: Tensor) -> Iterator[torch.Generator]:
+        """Yield one for each descent, from the seed and the image's values alone."""
+        source = content_generator(image, self.seed)
+        for seed in torch.randint(2**62, (self.descents,), generator=source).tolist():
+            yield torch.Generator().manual_seed(seed)
+
+
+def descend(
+    origins: Tensor,
+    images: Tensor,
+    rows: Tensor,
+    generators: Sequence[torch.Generator],
+    agreement: Agreement,
+) -> Tensor:
+    """Return the maps (m, 1, h, w) that a few steps of Adam make of ``origins`` (m, 1, h, w).
+
+    Args:
+        origins: Standardised.
+        images: (B, C, H, W).
+        rows: The image (m,) that each map is of.
+        generators: Of areas and fills, one for each map.
+        agreement: What is to be high.
+    """
+    grids = origins.clone()
+    optimiser = torch.optim.Adam([grids], lr=STEP_SIZE)
+    for _ in range(STEPS):
+        areas, fills = draw(images[rows], generators)
+        with torch.enable_grad():
+            highest = soft_masks(grids.requires_grad_(), areas, fills.shape[-2:]).to(fills)
+            (slope,) = gradients(agreement(rows, Masks(highest, fills)), [grids])
+        grids.grad = -smoothed(slope)
+        optimiser.step()
+    return standardised(grids.detach())
+
+
+def descents_at_once(images: Tensor) -> int:
+    """Return how many descents fill the device: each passes a masked image for every area."""
+    return max(1, images_per_forward(images) // len(AREAS))
+
+
+def smoothed(slope: Tensor) -> Tensor:
+    """Return a gradient (m, 1, h, w) half of which is the mean of the 3 x 3 cells around each.
+
+    What single cells gain is mostly what fits one fill.
+    """
+    around = F.avg_pool2d(F.pad(slope, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    return torch.lerp(slope, around, SMOOTHING)
+
+
+def soft_masks(maps: Tensor, areas: Tensor, size: Sequence[int]) -> Tensor:
+    """Return masks (m, k, 1, H, W) in (0, 1) of the highest ``areas`` (m, k) of maps (m, 1, h, w).
+
+    The threshold is no part of the gradient.
+    """
+    levels = standardised(upsample(maps, (size[0], size[1])))
+    highest_first = levels.detach().flatten(1).sort(dim=1, descending=True).values
+    places = (areas * highest_first.shape[1]).long().clamp(max=highest_first.shape[1] - 1)
+    thresholds = highest_first.gather(1, places)[:, :, None, None, None]
+    return torch.sigmoid((levels[:, None] - thresholds) / SOFTNESS)
+
+
+def standardised(maps: Tensor) -> Tensor:
+    """Return maps (B, k, h, w) at mean 0 and standard deviation 1; a constant map becomes 0."""
+    centred = maps - maps.mean(dim=(2, 3), keepdim=True)
+    variance = centred.square().mean(dim=(2, 3), keepdim=True)
+    return centred / (variance + torch.finfo(maps.dtype).eps).sqrt()
+
+
+def draw(images: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+    """Draw areas (m, k) near ``AREAS`` and a fill (m, k, C, H, W) for each, of m images."""
+    areas, fills = [], []
+    for image, generator in zip(images, generators, strict=True):
+        jitter = 2 * torch.rand(len(AREAS), generator=generator) - 1
+        areas.append(torch.tensor(AREAS) * (1 + AREA_JITTER * jitter))
+        fills.append(torch.stack([random_fill(image, generator) for _ in AREAS]))
+    return torch.stack(areas).to(images.device), torch.stack(fills)
+
+
+def random_fill(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Return what shows where a mask is 0, (C, H, W), of a random kind and strength.
+
+    Of ``image`` (C, H, W) it holds the mean and the spread of each colour, and in a blur what is
+    left of it with at most 8 square cells along its shorter side.
+    """
+    channels, height, width = image.shape
+    kind = FILL_KINDS[int(torch.randint(len(FILL_KINDS), (), generator=generator))]
+    mean = image.mean(dim=(1, 2), keepdim=True)
+    if kind == "mean":
+        return mean.expand_as(image)
+    cells = int(torch.randint(1, FINEST + 1, (), generator=generator))
+    coarse = (cells * height // min(height, width), cells * width // min(height, width))
+    if kind == "blur":
+        return upsample(F.adaptive_avg_pool2d(image[None], coarse), (height, width))[0]
+    grid = {"colour": (1, 1), "smooth": coarse, "noise": (height, width)}[kind]
+    noise = torch.randn(1, channels, *grid, generator=generator).to(image)
+    spread = image.std(dim=(1, 2), keepdim=True, correction=0)
+    return mean + spread * upsample(noise, (height, width))[0]
