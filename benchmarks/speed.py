@@ -16,6 +16,7 @@ time       seconds of an explanation: pytorch-grad-cam's ScoreCAM with a cosine 
 growth     seconds with the number of channels, the image size and the batch
 gradient   GradFAM, GradRAM and CGRAM over one forward pass, and one forward and backward pass
            through the layers above theirs; and per image of a batch
+descent    seconds of ExtremalFAM, beside the forward passes that exact ScoreFAM cannot avoid
 agreement  on trained networks, the error against the exact map in float32: largest difference of
            the maps stretched to [0, 1], Spearman correlation, difference in AS Drop and AP Drop;
            and how other ways to group channels compare

@@ -69,11 +69,12 @@ def with_ratios(group: Figures) -> Figures:
     for way in ways.values():
         way["per_mask"] = way["seconds"] / way["masks"]
         way["whole_seconds"] = way["per_mask"] * way["whole"]
-    if group["part"] == "time":
-        for way in ways.values():
-            way["speed_up"] = ways["peer"]["whole_seconds"] / way["whole_seconds"]
+    for way in ways.values():
+        if "floor" in ways:
             way["to_floor"] = way["whole_seconds"] / ways["floor"]["whole_seconds"]
             way["extra_mib"] = way["peak_mib"] - ways["floor"]["peak_mib"]
+        if "peer" in ways:
+            way["speed_up"] = ways["peer"]["whole_seconds"] / way["whole_seconds"]
     return group
 
 
@@ -116,6 +117,7 @@ def time_table(group: Figures) -> str:
         "time": ("whole_seconds", "speed_up", "to_floor", "extra_mib"),
         "growth": ("seconds", "per_mask"),
         "gradient": ("per_image", "to_passes"),
+        "descent": ("whole_seconds", "to_floor", "extra_mib"),
     }[group["part"]]
     lines = [[f"{group['network']}, {group['setting']}", *columns]]
     for name, way in group["ways"].items():

@@ -17,8 +17,9 @@ from speed_subjects import SIZE, Network, Showing, untrained
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from reid_explain import CGRAM, GradFAM, GradRAM, ScoreFAM
+from reid_explain import CGRAM, ExtremalFAM, GradFAM, GradRAM, ScoreFAM
 from reid_explain.capture import capture, find_layer
+from reid_explain.explainers.descent import Search
 from reid_explain.explainers.landmarks import spans
 from reid_explain.explainers.layout import as_map
 from reid_explain.memory_format import images_per_forward
@@ -230,7 +231,43 @@ def gradient_part(
     )
 
 
-PARTS = {"time": time_part, "growth": growth_part, "gradient": gradient_part}
+def descent_part(
+    name: str, settings: argparse.Namespace, device: torch.device
+) -> Iterator[tuple[str, Ways]]:
+    """Yield Extremal FAM in its settings, beside the floor of exact Score-FAM.
+
+    Its descents are alike: some are taken, and reckoned up to all.
+    """
+    network = on(untrained(name), device)
+    model, images = network.model, noise(1, SIZE, device)
+    live = int((spans(activation_of(network, images)) > 0).sum())
+    others = images.flip(3)
+
+    def way(whole: ExtremalFAM, taken: ExtremalFAM, **data: Any) -> Way:
+        masks, every = (Search(e.rounds, e.descents, e.seed).passes for e in (taken, whole))
+        return Way(lambda: taken.attribute(images, **data), masks=masks, whole=every)
+
+    every, fast, one = (
+        ExtremalFAM(model, network.layer, **options)
+        for options in ({}, {"rounds": 1, "descents": 4}, {"rounds": 1, "descents": 1})
+    )
+    yield (
+        f"{live} live channels",
+        {
+            "floor": Way(floor(model, images, settings.maps), masks=settings.maps, whole=live),
+            "ExtremalFAM": way(every, fast),
+            "fast": way(fast, fast),
+            "difference": way(every, one, references=others, explains="difference"),
+        },
+    )
+
+
+PARTS = {
+    "time": time_part,
+    "growth": growth_part,
+    "gradient": gradient_part,
+    "descent": descent_part,
+}
 
 
 def on(network: Network, device: torch.device) -> Network:

@@ -30,7 +30,14 @@ def test_quick_run_and_resume(tmp_path, capsys, monkeypatch):
     output = tmp_path / "speed"
     speed.main(["--quick", "--output", str(output)])
     first = capsys.readouterr().out
-    for words in ("peer", "floor", "exact bfloat16", "GradFAM", "64 landmarks, kriging"):
+    for words in (
+        "peer",
+        "floor",
+        "exact bfloat16",
+        "GradFAM",
+        "difference",
+        "64 landmarks, kriging",
+    ):
         assert words in first
     results = json.loads((output / "results.json").read_text())
     assert results["settings"]["quick"]

@@ -164,18 +164,24 @@ def draw(images: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor,
     for image, generator in zip(images, generators, strict=True):
         jitter = 2 * torch.rand(len(AREAS), generator=generator) - 1
         areas.append(torch.tensor(AREAS) * (1 + AREA_JITTER * jitter))
-        fills.append(torch.stack([random_fill(image, generator) for _ in AREAS]))
+        fills.append(
+            torch.stack([random_fill(image, generator, random_kind(generator)) for _ in AREAS])
+        )
     return torch.stack(areas).to(images.device), torch.stack(fills)
 
 
-def random_fill(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Return what shows where a mask is 0, (C, H, W), of a random kind and strength.
+def random_kind(generator: torch.Generator) -> str:
+    """Return one of ``FILL_KINDS``."""
+    return FILL_KINDS[int(torch.randint(len(FILL_KINDS), (), generator=generator))]
+
+
+def random_fill(image: Tensor, generator: torch.Generator, kind: str) -> Tensor:
+    """Return what shows in place of an image, (C, H, W), of one of ``FILL_KINDS``.
 
     Of ``image`` (C, H, W) it holds the mean and the spread of each colour, and in a blur what is
     left of it with at most 8 square cells along its shorter side.
     """
     channels, height, width = image.shape
-    kind = FILL_KINDS[int(torch.randint(len(FILL_KINDS), (), generator=generator))]
     mean = image.mean(dim=(1, 2), keepdim=True)
     if kind == "mean":
         return mean.expand_as(image)
