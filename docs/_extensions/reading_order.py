@@ -7,6 +7,7 @@ ORDER = (
     "explain_difference",
     "attribute_maps",
     "masks_against_maps",
+    "extremal",
     "area_against_drop",
     "sanity_check",
     "noise_tunnel",
