@@ -135,6 +135,15 @@ def test_references_are_images_or_embeddings():
     close(other, explainer.attribute(reference, references=X))
 
 
+def test_references_of_a_difference_serve_several_images_in_a_row():
+    batch, others = images(4), images(2, seed=7)
+    explainer = ExtremalFAM(HeadNet().eval(), "relu", rounds=1, descents=2)
+    maps = explainer.attribute(batch, others, explains="difference")
+    for row in range(4):
+        own, other = batch[row : row + 1], others[row // 2 : row // 2 + 1]
+        close(maps[row : row + 1], explainer.attribute(own, other, explains="difference"))
+
+
 def test_further_arguments_go_with_their_images():
     net = HeadNet().eval()
     explainer = ExtremalFAM(net, "relu", rounds=2)
@@ -297,6 +306,58 @@ def test_a_search_ascends():
     maps = Search(rounds=2, descents=3, seed=0).run(x, starts, agreement, tqdm(disable=True))
     assert maps.shape == (2, 1, 4, 4)
     assert maps[..., :2].amin() > maps[..., 2:].amax()
+
+
+def test_each_round_starts_from_the_mean_of_those_before(monkeypatch):
+    """Descents that come to maps that were written down, six in each round."""
+    ends = torch.randn(3, 6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    origins = []
+
+    def descend(origin, images, rows, generators, agreement):
+        number, place = divmod(len(torch.cat([torch.empty(0, 1, 4, 4), *origins])), 6)
+        origins.append(origin)
+        assert rows.tolist() == [(place + i) // 3 for i in range(len(origin))]
+        return ends[number, place : place + len(origin)]
+
+    monkeypatch.setattr(descent, "descend", descend)
+    monkeypatch.setattr(descent, "descents_at_once", lambda images: 2)
+    starts = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(1))
+    x = images(2, (16, 16))
+    maps = Search(rounds=3, descents=3, seed=0).run(x, starts, None, tqdm(disable=True))
+    first, second, third = torch.cat(origins).view(3, 2, 3, 1, 4, 4)
+    close(first, standardised(starts)[:, [0, 1, 0]][:, :, None])
+    means = [standardised(each.view(2, 3, 1, 4, 4).mean(dim=1)) for each in ends]
+    close(second, standardised(means[0])[:, None].expand_as(second))
+    close(third, standardised(means[0] + means[1])[:, None].expand_as(third))
+    close(maps, standardised(sum(means)))
+
+
+def test_a_step_follows_the_smoothed_gradient(monkeypatch):
+    """Adam's first step has one length for all cells: those around the one that counts move too."""
+    monkeypatch.setattr(descent, "STEPS", 1)
+    monkeypatch.setattr(descent, "soft_masks", lambda maps, areas, size: maps[:, None])
+    counts = torch.zeros(5, 5)
+    counts[2, 2] = 1
+    origins = standardised(torch.randn(1, 1, 5, 5, generator=torch.Generator().manual_seed(0)))
+    end = descent.descend(
+        origins,
+        images(1, (5, 5), dtype=torch.float32),
+        torch.tensor([0]),
+        [content_generator(X[0], 0)],
+        lambda rows, masks: (masks.highest * counts).sum(dim=(1, 2, 3, 4)),
+    )
+    moved = torch.zeros(5, 5)
+    moved[1:4, 1:4] = descent.STEP_SIZE
+    close(end, standardised(origins + moved), atol=1e-5, rtol=0)
+
+
+def test_random_numbers_come_from_the_seed_and_the_image():
+    def drawn(image, seed):
+        search = Search(rounds=1, descents=2, seed=seed)
+        return [torch.rand(1, generator=each).item() for each in search._generators(image)]
+
+    assert drawn(X[0], 0) == drawn(X[0].clone(), 0)
+    assert len({*drawn(X[0], 0), *drawn(X[1], 0), *drawn(X[0], 1)}) == 6
 
 
 def test_a_smoothed_gradient_keeps_its_mean_inside():
