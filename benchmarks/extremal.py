@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from command_line import add_dataset, benchmark_parser, one_line_errors
+from command_line import add_dataset, benchmark_parser, check_methods, one_line_errors
 from methods import METHODS
 from run_folder import Rows, claim, fixed_settings, image_name, write_json
 from subjects import Subject
@@ -61,9 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(settings: argparse.Namespace) -> None:
     """Measure every method on every query, row by row, and show what came out."""
-    unknown = sorted(set(settings.methods) - set(DESCENDING))
-    if unknown:
-        raise InputError("--methods", ", ".join(unknown), f"names among {', '.join(DESCENDING)}")
+    check_methods(settings.methods, DESCENDING)
     if settings.queries < 1:
         raise InputError("--queries", settings.queries, "at least 1")
     target = open_target(settings)

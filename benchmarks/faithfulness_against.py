@@ -76,9 +76,10 @@ def table(columns: Mapping[str, dict[str, np.ndarray]], against: str, drop: str)
     base = drops_of(columns[against], drop)
     lines = [[f"{TITLES[drop]}, {against}", *(f"{np.nanmean(base[f]):.1f}" for f in FILLS), ""]]
     for method, own in columns.items():
-        if method == against or np.isnan(own[f"method:{drop}:blur:0.5"]).all():
+        drops = drops_of(own, drop)
+        if method == against or all(np.isnan(values).all() for values in drops.values()):
             continue
-        changes = changes_of(drops_of(own, drop), base)
+        changes = changes_of(drops, base)
         values = [*changes.values(), np.mean(list(changes.values()), axis=0)]
         lines.append([named(method), *(cell(interval_of(each)) for each in values)])
     return layout([["", *FILLS, "mean of fills"], *lines])
