@@ -1,7 +1,8 @@
-"""How images go through a model fastest: channels last, and as many at a time as fill a device."""
+"""How images go through a model fastest: channels last, many at a time, in lower precision."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,3 +33,11 @@ def in_fast_format(
         if "view size is not compatible" not in str(error):
             raise
         return function(images.contiguous()), torch.contiguous_format
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Return the precision for masked images; the casts of weights last as long as it.
+
+    None leaves the precision as it is.
+    """
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)

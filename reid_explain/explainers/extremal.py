@@ -7,7 +7,6 @@ an embedding takes the place of the class, one map answers for all areas, and fi
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -31,7 +30,7 @@ from reid_explain.explainers.controls import centre_blob
 from reid_explain.explainers.descent import Masks, Search
 from reid_explain.explainers.ram import ReferenceExplainer, paired, repeated
 from reid_explain.explainers.similarity import unit
-from reid_explain.memory_format import images_per_forward, in_fast_format
+from reid_explain.memory_format import autocast, images_per_forward, in_fast_format
 
 EXPLAINED = ("similarity", "difference")
 
@@ -204,19 +203,13 @@ class ExtremalFAM(ReferenceExplainer, GradientAttribution):
         own = rows_of(args, rows.repeat_interleave(each), batch)
 
         def embed(images: Tensor) -> Tensor:
-            with self._autocast(images.device):
+            with autocast(images.device, self.autocast_dtype):
                 output = self.forward_func(images, *own)
             result = self._result(output, len(images))
             check_finite(RESULT, result)  # it returns the values without their graph
             return result
 
         return direction(in_fast_format(embed, masked.flatten(0, 1))[0]).view(count, each, -1)
-
-    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        """Return the precision for masked images."""
-        if self.autocast_dtype is None:
-            return nullcontext()
-        return torch.autocast(device.type, self.autocast_dtype)
 
 
 def similarity(

@@ -1,7 +1,6 @@
 """Explainers that mask the image with each channel and weigh the channel by what remains."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from reid_explain.explainers.base import RESULT, Explainer, Images, only_tensor,
 from reid_explain.explainers.landmarks import Measure, sampled_scores, spans, weighted_sum
 from reid_explain.explainers.layout import upsample
 from reid_explain.fills import blurred, unit_range
-from reid_explain.memory_format import images_per_forward, in_fast_format
+from reid_explain.memory_format import autocast, images_per_forward, in_fast_format
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 """Results (n, D) and the images (n,) that they belong to -> scores (n,)."""
@@ -109,14 +108,14 @@ class MaskingExplainer(Explainer, PerturbationAttribution):
                 return scorer(result, rows)
 
             everyone = torch.arange(len(images), device=images.device)
-            with self._autocast(images.device):
+            with autocast(images.device, self.autocast_dtype):
                 of_baseline, form = in_fast_format(lambda blank: score(blank, everyone), baseline)
             images = images.contiguous(memory_format=form)
             baseline = baseline.contiguous(memory_format=form)
             per_forward = perturbations_per_eval or images_per_forward(images)
 
             def measure(wanted: Tensor) -> Tensor:
-                with self._autocast(images.device):
+                with autocast(images.device, self.autocast_dtype):
                     scores = channel_scores(
                         lambda masked, rows: score(masked, rows) - of_baseline[rows],
                         wanted,
@@ -139,12 +138,6 @@ class MaskingExplainer(Explainer, PerturbationAttribution):
         if self.clusters is None and self.tolerance is None:
             return measure(spans(activation) > 0)
         return sampled_scores(measure, activation, self.clusters or FIRST_CLUSTERS, self.tolerance)
-
-    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        """Return the precision for masked images; the casts of weights last as long as it."""
-        if self.autocast_dtype is None:
-            return nullcontext()
-        return torch.autocast(device.type, self.autocast_dtype)
 
 
 def channel_scores(
