@@ -24,13 +24,10 @@ from reid_explain.datasets import (
     Record,
     RecordDataset,
     SyntheticReID,
-    denormalize,
-    load_image,
-    normalize,
     open_dataset,
     read_attributes,
-    to_tensor,
 )
+from reid_explain.inputs import InputSpec
 from reid_explain.metrics.embedding import Embedded
 from reid_explain.metrics.retrieval import match_ranks
 
@@ -96,62 +93,17 @@ def noise(size=(64, 128), seed=0):
     return Image.fromarray(pixels)
 
 
-# Images
-
-
-def test_load_image_gives_rgb_of_any_mode(tmp_path):
-    for mode, suffix in (("L", "png"), ("RGBA", "png"), ("P", "png"), ("CMYK", "jpg")):
-        path = tmp_path / f"{mode}.{suffix}"
-        noise().convert(mode).save(path)
-        assert (load_image(path).mode, load_image(path).size) == ("RGB", (64, 128))
-    noise().save(tmp_path / "exact.png")
-    assert np.array_equal(load_image(tmp_path / "exact.png"), noise())
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_truncated_absent_and_false_images(suffix, tmp_path):
-    whole, path = tmp_path / f"whole.{suffix}", tmp_path / f"bad.{suffix}"
-    noise().save(whole)
-    content = whole.read_bytes()
-    for bad in (b"", b"no image", content[: len(content) // 2], content[:20]):
-        path.write_bytes(bad)
-        with pytest.raises(InputError, match=rf"path: got .*bad\.{suffix}"):
-            load_image(path)
-    for absent in (tmp_path / "none.jpg", tmp_path):
-        with pytest.raises(InputError, match=f"path: got {absent}"):
-            load_image(absent)
-
-
-def test_to_tensor_of_one_colour_by_hand():
-    tensor = to_tensor(Image.new("RGB", (50, 70), (255, 0, 51)))
-    assert tensor.shape == (3, 256, 128)
-    assert tensor.dtype == torch.float32
-    expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]
-    torch.testing.assert_close(tensor, torch.tensor(expected)[:, None, None].expand_as(tensor))
-
-
-def test_to_tensor_resizes_as_pillow_does():
-    resized = np.asarray(noise().resize((32, 48), Image.Resampling.BILINEAR))
-    pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1).float() / 255
-    torch.testing.assert_close(denormalize(to_tensor(noise(), (48, 32))), pixels)
-
-
-def test_denormalize_undoes_normalize_and_clips():
-    image = torch.rand(2, 3, 4, 5, dtype=torch.float64)
-    torch.testing.assert_close(denormalize(normalize(image)), image)
-    far = torch.full((3, 2, 2), 100.0)
-    assert torch.equal(denormalize(far), torch.ones(3, 2, 2))
-    assert torch.equal(denormalize(-far), torch.zeros(3, 2, 2))
+# Records
 
 
 def test_record_dataset_gives_tensor_identity_camera(market):
     world = Market1501(market)
-    items = RecordDataset(world, world.gallery, (16, 8))
+    items = RecordDataset(world, world.gallery, InputSpec((16, 8)))
     images, identities, cameras = next(iter(DataLoader(items, batch_size=10)))
     assert images.shape == (4, 3, 16, 8)
     assert identities.tolist() == [-1, 0, 7, 7]
     assert cameras.tolist() == [1, 6, 1, 2]
-    torch.testing.assert_close(images[2], to_tensor(world.load(world.gallery[2]), (16, 8)))
+    torch.testing.assert_close(images[2], items.spec.to_tensor(world.load(world.gallery[2])))
 
 
 # Market-1501

@@ -9,9 +9,9 @@ from tqdm.auto import tqdm
 from reid_explain.amd.evaluation import DecomposedRecords
 from reid_explain.amd.interpreter import AMDInterpreter
 from reid_explain.datasets.attributes import record_labels
-from reid_explain.datasets.images import RecordDataset
-from reid_explain.datasets.records import Record, ReIDDataset
+from reid_explain.datasets.records import Record, RecordDataset, ReIDDataset
 from reid_explain.errors import InputError
+from reid_explain.inputs import InputSpec
 from reid_explain.metrics.embedding import Embedded
 
 
@@ -46,7 +46,7 @@ def decompose_records(
     labels = record_labels(dataset, records, interpreter.attributes)
     identities = torch.tensor([record.identity for record in records])
     cameras = torch.tensor([record.camera for record in records])
-    images_of = RecordDataset(dataset, records, interpreter.image_size)
+    images_of = RecordDataset(dataset, records, InputSpec(interpreter.image_size))
     loader = DataLoader(images_of, batch_size, num_workers=workers)
     for number, (images, _, _) in enumerate(tqdm(loader, desc=description, unit="batch")):
         rows = slice(number * batch_size, (number + 1) * batch_size)

@@ -7,9 +7,9 @@ from pathlib import Path
 from PIL import Image
 
 from reid_explain.datasets.attributes import IdentityAttributes, read_attributes
-from reid_explain.datasets.images import load_image
 from reid_explain.datasets.records import Record
 from reid_explain.errors import InputError
+from reid_explain.inputs import load_image
 
 NO_ATTRIBUTES = IdentityAttributes((), {})
 

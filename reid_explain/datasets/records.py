@@ -1,4 +1,4 @@
-"""What every data set gives: records of path, identity and camera, and a way to load one."""
+"""What every data set gives: records of path, identity and camera, and images of them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +7,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from reid_explain.inputs import InputSpec
 
 JUNK_IDENTITY = -1
 DISTRACTOR_IDENTITY = 0
@@ -63,3 +67,28 @@ class ReIDDataset(Protocol):
     def load(self, record: Record) -> Image.Image:
         """Return the RGB image of one record."""
         ...
+
+
+class RecordDataset(Dataset[tuple[Tensor, int, int]]):
+    """Records as (image tensor (3, H, W), identity, camera).
+
+    Args:
+        dataset: loads the images.
+        records: which images, in this order.
+        spec: what the model takes.
+    """
+
+    def __init__(self, dataset: ReIDDataset, records: Sequence[Record], spec: InputSpec) -> None:
+        self.dataset = dataset
+        self.records = records
+        self.spec = spec
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        """Load and transform one record."""
+        record = self.records[index]
+        image = self.spec.to_tensor(self.dataset.load(record))
+        return image, record.identity, record.camera

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from reid_explain.datasets.images import IMAGE_SIZE, RecordDataset
-from reid_explain.datasets.records import Record, ReIDDataset
+from reid_explain.datasets.records import Record, RecordDataset, ReIDDataset
 from reid_explain.errors import InputError
+from reid_explain.inputs import InputSpec
 from reid_explain.memory_format import in_fast_format
 
 
@@ -28,7 +28,7 @@ def embed_records(
     dataset: ReIDDataset,
     records: Sequence[Record],
     *,
-    size: tuple[int, int] = IMAGE_SIZE,
+    size: tuple[int, int] = InputSpec().size,
     batch_size: int = 64,
     workers: int = 0,
     device: torch.device | str = "cpu",
@@ -58,7 +58,7 @@ def embed_records(
         raise InputError("records", "none", "at least one record")
     device = torch.device(device)
     loader = DataLoader(
-        RecordDataset(dataset, records, size),
+        RecordDataset(dataset, records, InputSpec(size)),
         batch_size,
         num_workers=workers,
         pin_memory=device.type == "cuda",
