@@ -23,8 +23,8 @@ class Registry(Mapping[str, T]):
 
     Args:
         group: The entry-point group of plug-ins from other packages.
-        package: A package of this project whose modules are imported on the first look-up, so
-            that a new file in it needs no other edit; None to import nothing.
+        package: A package of this project whose modules (not its subpackages) are imported on the
+            first look-up, so that a new file in it needs no other edit; None to import nothing.
 
     Example:
         >>> shapes = Registry("my_package.shapes")
@@ -90,7 +90,8 @@ class Registry(Mapping[str, T]):
             if self.package is not None:
                 path = importlib.import_module(self.package).__path__
                 for module in pkgutil.iter_modules(path, f"{self.package}."):
-                    importlib.import_module(module.name)
+                    if not module.ispkg:
+                        importlib.import_module(module.name)
             for point in entry_points(group=self.group):
                 self.register(point.load(), name=point.name)
         return self._items

@@ -14,8 +14,12 @@ import torch
 from reid_explain.amd import AMDInterpreter
 from reid_explain.amd.evaluation import evaluate
 from reid_explain.amd.records import decompose_records
-from reid_explain.datasets.dukemtmc import DUKE_ATTRIBUTES, DukeMTMCreID
-from reid_explain.datasets.market1501 import MARKET_ATTRIBUTES, Market1501
+from reid_explain.datasets.published import (
+    DUKE_ATTRIBUTES,
+    MARKET_ATTRIBUTES,
+    DukeMTMCreID,
+    Market1501,
+)
 from reid_explain.datasets.synthetic import SyntheticReID
 
 SHARED = sorted({*MARKET_ATTRIBUTES} & {*DUKE_ATTRIBUTES})

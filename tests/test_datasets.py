@@ -1,7 +1,10 @@
 """Images, records and attribute files."""
 
+import pickle
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -17,12 +20,13 @@ from torch.utils.data import DataLoader
 from reid_explain import InputError
 from reid_explain.datasets import (
     CUHK03,
-    DATASET_NAMES,
+    DATASETS,
     DukeMTMCreID,
     FolderDataset,
     Market1501,
     Record,
     RecordDataset,
+    Role,
     SyntheticReID,
     open_dataset,
     read_attributes,
@@ -132,7 +136,7 @@ def write(root, files):
 
 def places(records):
     """Return identity and camera of each record."""
-    return [record[1:] for record in records]
+    return [record[1:3] for record in records]
 
 
 @pytest.fixture
@@ -146,6 +150,8 @@ def test_market_records(market):
     assert world.query == (Record(query, 7, 1),)
     assert places(world.train) == [(2, 1), (11, 3)]
     assert places(world.gallery) == [(-1, 1), (0, 6), (7, 1), (7, 2)]
+    assert [r.role for r in world.gallery] == [Role.JUNK, Role.DISTRACTOR, Role.PERSON, Role.PERSON]
+    assert {r.role for r in (*world.train, *world.query)} == {Role.PERSON}
     assert world.load(world.query[0]).size == (64, 128)
     assert (world.attribute_names, world.labels) == ((), {})
 
@@ -384,6 +390,12 @@ def test_cuhk03_needs_the_boxes_that_were_asked_for(tmp_path):
         CUHK03(tmp_path, "detected")
     with pytest.raises(InputError, match="boxes: got 'drawn'"):
         CUHK03(tmp_path, "drawn")
+
+
+def test_only_market_s_numbers_mean_a_role(tmp_path):
+    files = {**DUKE_FILES, "bounding_box_test": ["0000_c5_f0051981.jpg", "0005_c5_f0051981.jpg"]}
+    world = DukeMTMCreID(write(tmp_path, files))
+    assert [r.role for r in world.gallery] == [Role.PERSON, Role.PERSON]
 
 
 @given(identity=st.integers(0, 9999), camera=st.integers(1, 20), frame=st.integers(0, 9999999))
@@ -626,11 +638,73 @@ def test_every_data_set_by_its_name(tmp_path):
     world = open_dataset("synthetic")
     assert isinstance(world, SyntheticReID)
     assert world.name == "synthetic"
-    assert set(DATASET_NAMES) == {"synthetic", *layouts}
+    assert set(DATASETS) == {"synthetic", *layouts}
+
+
+VERI = """
+from reid_explain.datasets import ThreeFolderDataset
+
+
+class VeRi776(ThreeFolderDataset):
+    name = "veri776"
+    folders = ("image_train", "image_query", "image_test")
+    name_pattern = r"(\\d+)_c(\\d+)_\\d+_\\d+\\.jpg"
+    name_example = "0001_c001_00016450_0.jpg"
+"""
+VERI_FILES = {
+    "image_train": ["0001_c001_00016450_0.jpg"],
+    "image_query": ["0002_c002_00030600_0.jpg"],
+    "image_test": ["0002_c012_00030605_1.jpg", "0776_c020_00081540_0.jpg"],
+}
+
+
+def test_a_data_set_of_one_s_own_is_one_file(tmp_path, monkeypatch):
+    assert len(VERI.strip().splitlines()) <= 12
+    (tmp_path / "veri_of_mine.py").write_text(VERI)
+    monkeypatch.syspath_prepend(tmp_path)
+    world = open_dataset("veri_of_mine:VeRi776", write(tmp_path / "VeRi", VERI_FILES))
+    assert places(world.gallery) == [(2, 12), (776, 20)]
+    assert world.name == "veri776"
+
+
+def test_settings_reach_the_data_set(tmp_path):
+    assert open_dataset("cuhk03", write(tmp_path, CUHK_FILES), boxes="detected").boxes == "detected"
+    assert len(open_dataset("synthetic", train_identities=0, test_identities=2).train) == 0
+
+
+@pytest.mark.parametrize("name", ["market1501", "cuhk03", "folder"])
+def test_data_sets_reach_processes_that_start_anew(name, tmp_path):
+    files = {"market1501": FILES, "cuhk03": CUHK_FILES, "folder": SHOP}[name]
+    world = open_dataset(name, write(tmp_path, files))
+    again = pickle.loads(pickle.dumps(world))
+    assert (again.name, again.gallery) == (world.name, world.gallery)
+
+
+@pytest.mark.slow
+def test_workers_under_spawn(market):
+    world = Market1501(market)
+    loader = DataLoader(
+        RecordDataset(world, world.gallery, InputSpec((16, 8))),
+        batch_size=4,
+        num_workers=1,
+        multiprocessing_context="spawn",
+    )
+    (batch,) = loader
+    assert batch[0].shape == (4, 3, 16, 8)
+
+
+def test_importing_the_data_sets_loads_no_drawn_world():
+    code = (
+        "import sys; from reid_explain.datasets import DATASETS; list(DATASETS); "
+        "sys.exit(any('synthetic' in name for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_names_and_roots_that_open_nothing(tmp_path):
-    with pytest.raises(InputError, match="name: got 'market', expected one of 'synthetic', 'mark"):
+    with pytest.raises(
+        InputError, match="name: got 'market', expected one of synthetic, .*market1501.*or module:"
+    ):
         open_dataset("market", tmp_path)
     with pytest.raises(InputError, match="root: got .*, expected none"):
         open_dataset("synthetic", tmp_path)

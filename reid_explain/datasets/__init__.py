@@ -1,34 +1,28 @@
-"""Data sets: records of path, identity and camera."""
+"""Data sets: records of path, identity, camera and role."""
 
-from reid_explain.datasets.attributes import IdentityAttributes, read_attributes
-from reid_explain.datasets.catalogue import DATASET_NAMES, open_dataset
-from reid_explain.datasets.cuhk03 import CUHK03
-from reid_explain.datasets.dukemtmc import DukeMTMCreID
+from typing import TYPE_CHECKING, Any
+
+from reid_explain.datasets.attributes import IdentityAttributes, read_attributes, record_labels
 from reid_explain.datasets.files import FileDataset, ThreeFolderDataset
 from reid_explain.datasets.folder import FolderDataset
-from reid_explain.datasets.images import (
+from reid_explain.datasets.images import (  # TODO(house): drop
     IMAGE_SIZE,
-    RecordDataset,
     denormalize,
     load_image,
     normalize,
     to_tensor,
 )
-from reid_explain.datasets.market1501 import Market1501
-from reid_explain.datasets.records import (
-    DISTRACTOR_IDENTITY,
-    JUNK_IDENTITY,
-    Record,
-    ReIDDataset,
-)
-from reid_explain.datasets.synthetic import SyntheticReID
+from reid_explain.datasets.published import CUHK03, DukeMTMCreID, Market1501
+from reid_explain.datasets.records import Record, RecordDataset, ReIDDataset, Role
+from reid_explain.datasets.registry import DATASETS, open_dataset
+
+if TYPE_CHECKING:
+    from reid_explain.datasets.synthetic import SyntheticReID
 
 __all__ = [
     "CUHK03",
-    "DATASET_NAMES",
-    "DISTRACTOR_IDENTITY",
+    "DATASETS",
     "IMAGE_SIZE",
-    "JUNK_IDENTITY",
     "DukeMTMCreID",
     "FileDataset",
     "FolderDataset",
@@ -37,6 +31,7 @@ __all__ = [
     "ReIDDataset",
     "Record",
     "RecordDataset",
+    "Role",
     "SyntheticReID",
     "ThreeFolderDataset",
     "denormalize",
@@ -44,5 +39,15 @@ __all__ = [
     "normalize",
     "open_dataset",
     "read_attributes",
+    "record_labels",
     "to_tensor",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the drawn world when it is asked for."""
+    if name == "SyntheticReID":
+        from reid_explain.datasets.synthetic import SyntheticReID
+
+        return SyntheticReID
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

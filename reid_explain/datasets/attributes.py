@@ -14,12 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reid_explain.datasets.records import (
-    DISTRACTOR_IDENTITY,
-    JUNK_IDENTITY,
-    Record,
-    ReIDDataset,
-)
+from reid_explain.datasets.records import Record, ReIDDataset, Role
 from reid_explain.errors import InputError
 
 NOT_BINARY = ("age", "image_index")
@@ -88,15 +83,14 @@ def record_labels(dataset: ReIDDataset, records: Sequence[Record], names: Sequen
     ]
     if all(column is None for column in columns):
         raise InputError("dataset", f"{dataset.name} without labels of {', '.join(names)}", "some")
-    rows = {JUNK_IDENTITY: [0] * len(names), DISTRACTOR_IDENTITY: [0] * len(names)}
-    missing = {r.identity for r in records} - set(dataset.labels) - set(rows)
-    if missing:
+    people = {record.identity for record in records if record.role is Role.PERSON}
+    if missing := people - set(dataset.labels):
         shown = ", ".join(map(str, sorted(missing)[:5]))
         raise InputError(
             "dataset",
             f"{dataset.name} without attributes of {len(missing)} identities: {shown}",
             "attributes of every identity",
         )
-    for identity, row in dataset.labels.items():
-        rows[identity] = [0 if column is None else int(row[column]) for column in columns]
-    return torch.tensor([rows[record.identity] for record in records])
+    rows = {i: [0 if c is None else int(dataset.labels[i][c]) for c in columns] for i in people}
+    unknown = [0] * len(names)
+    return torch.tensor([rows[r.identity] if r.role is Role.PERSON else unknown for r in records])

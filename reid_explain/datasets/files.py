@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from reid_explain.datasets.attributes import IdentityAttributes, read_attributes
-from reid_explain.datasets.records import Record
+from reid_explain.datasets.records import Record, Role
 from reid_explain.errors import InputError
 from reid_explain.inputs import load_image
 
@@ -55,29 +55,33 @@ class FileDataset:
 class ThreeFolderDataset(FileDataset):
     """A data set laid out as Market-1501 is: three folders, identity and camera in the file names.
 
-    A subclass states ``name``, the form of its file names and, if there is one, its attribute
-    file with the attributes that this has to hold. Identity -1 is junk, identity 0 a distractor.
+    A subclass states ``name`` and the form of its file names and, where it has them, the roles of
+    identities that are no person and its attribute file. ``labels[identity]`` holds the attributes
+    of ``attribute_names`` (1 or 2, see ``IdentityAttributes``) where that file is present in
+    ``attribute``; otherwise both are empty.
 
     Args:
-        root: the folder with ``bounding_box_train``, ``query`` and ``bounding_box_test``.
+        root: the folder with the three ``folders``.
 
     Raises:
         InputError: a folder is missing, holds no image, or has a name of another form; a training
             identity is in another split too; or the attribute file is unreadable or another one.
     """
 
+    #: Of train, query and gallery.
+    folders: tuple[str, str, str] = ("bounding_box_train", "query", "bounding_box_test")
     #: The whole file name; group 1 is the identity, group 2 the camera.
     name_pattern: str
     name_example: str
+    #: Identities that are no person.
+    junk: tuple[int, ...] = ()
+    distractors: tuple[int, ...] = ()
     attribute_file: str | None = None
     attributes_in_file: tuple[str, ...] = ()
 
     def __init__(self, root: str | Path) -> None:
         root = Path(root)
-        train, query, gallery = (
-            self._read(root / folder)
-            for folder in ("bounding_box_train", "query", "bounding_box_test")
-        )
+        train, query, gallery = (self._read(root / folder) for folder in self.folders)
         super().__init__(train, query, gallery, self._attributes(root))
 
     def _attributes(self, root: Path) -> IdentityAttributes:
@@ -96,6 +100,11 @@ class ThreeFolderDataset(FileDataset):
             )
         return attributes
 
+    def _role(self, identity: int) -> Role:
+        if identity in self.junk:
+            return Role.JUNK
+        return Role.DISTRACTOR if identity in self.distractors else Role.PERSON
+
     def _read(self, folder: Path) -> tuple[Record, ...]:
         expected = f"a folder of {self.name} with names like {self.name_example}"
         if not folder.is_dir():
@@ -106,7 +115,8 @@ class ThreeFolderDataset(FileDataset):
             match = re.fullmatch(self.name_pattern, path.name)
             if match is None:
                 raise InputError("root", f"{path.name} in {folder}", expected)
-            records.append(Record(path, int(match[1]), int(match[2])))
+            identity, camera = int(match[1]), int(match[2])
+            records.append(Record(path, identity, camera, self._role(identity)))
         if not records:
             raise InputError("root", f"no {suffix} file in {folder}", expected)
         return tuple(records)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from reid_explain.datasets.files import FileDataset, image_files
 from reid_explain.datasets.records import Record
+from reid_explain.datasets.registry import DATASETS
 from reid_explain.errors import InputError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -27,6 +28,7 @@ SPLITS = {
 }
 
 
+@DATASETS.register
 class FolderDataset(FileDataset):
     """People, products or anything else: ``root/NAME/IMAGE``, one folder per identity.
 

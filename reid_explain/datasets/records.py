@@ -1,5 +1,6 @@
 """What every data set gives: records of path, identity and camera, and images of them."""
 
+import enum
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -12,19 +13,28 @@ from torch.utils.data import Dataset
 
 from reid_explain.inputs import InputSpec
 
-JUNK_IDENTITY = -1
+JUNK_IDENTITY = -1  # TODO(house): drop both, use Record.role
 DISTRACTOR_IDENTITY = 0
 
 
-class Record(NamedTuple):
-    """One image of a person.
+class Role(enum.Enum):
+    """What an image counts as in retrieval."""
 
-    ``identity`` is ``-1`` for junk (never counted) and ``0`` for a distractor (always wrong).
-    """
+    PERSON = 0
+    """Of its identity: a match of the same identity in another camera."""
+    DISTRACTOR = 1
+    """Of nobody who is searched for: always wrong."""
+    JUNK = 2
+    """Never counted, neither right nor wrong."""
+
+
+class Record(NamedTuple):
+    """One image, of a person or of whatever else has an identity."""
 
     path: Path
     identity: int
     camera: int
+    role: Role = Role.PERSON
 
 
 class ReIDDataset(Protocol):

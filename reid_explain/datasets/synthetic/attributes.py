@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import savemat
 
-from reid_explain.datasets.market1501 import MARKET_ATTRIBUTES
+from reid_explain.datasets.published import MARKET_ATTRIBUTES
 
 Labels = NDArray[np.int64]
 """One identity's attributes, (26,), values 1 or 2 in the coding of ``market_attribute.mat``."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reid_explain.datasets.records import DISTRACTOR_IDENTITY, Record
+from reid_explain.datasets.records import DISTRACTOR_IDENTITY, Record, Role
 from reid_explain.datasets.synthetic.appearance import sample_appearance
 from reid_explain.datasets.synthetic.attributes import Labels, outfit_of, sample_labels
 from reid_explain.datasets.synthetic.camera import CAMERAS, Exposure, expose
@@ -33,7 +33,8 @@ class Shot(NamedTuple):
         """Return the record, with a name in the form of Market-1501."""
         name = f"{self.identity:04d}_c{self.camera}s{self.sequence}"
         path = Path(f"{name}_{self.frame:06d}_{self.number:02d}.jpg")
-        return Record(path, self.identity, self.camera)
+        role = Role.DISTRACTOR if self.identity == DISTRACTOR_IDENTITY else Role.PERSON
+        return Record(path, self.identity, self.camera, role)
 
     @property
     def person(self) -> tuple[int, int]:
