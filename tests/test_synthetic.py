@@ -2,6 +2,7 @@
 
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -98,6 +99,15 @@ def test_the_world_is_the_one_that_the_shipped_model_was_trained_on(world):
     }
     for record, mean in means.items():
         assert np.asarray(world.load(record)).mean(axis=(0, 1)) == pytest.approx(mean, abs=0.5)
+
+
+def test_a_pickled_world_draws_the_same(world):
+    small = SyntheticReID(train_identities=2, test_identities=1, distractors=0)
+    copy = pickle.loads(pickle.dumps(small))
+    record = small.train[0]
+    assert copy.load(record).tobytes() == small.load(record).tobytes()
+    with pytest.raises(TypeError):
+        copy.labels[1] = copy.labels[2]
 
 
 def test_another_seed_is_another_world(world):

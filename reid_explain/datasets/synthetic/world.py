@@ -1,7 +1,7 @@
 """SyntheticReID: a re-identification data set that is drawn, with its truth."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -90,7 +90,12 @@ class SyntheticReID:
         self.query = self._split(track[0] for track in test)
         others = [self._distractor(number) for number in range(1, distractors + 1)]
         self.gallery = self._split([*(shot for track in test for shot in track[1:]), *others])
-        self.labels = MappingProxyType({i: self._painter.labels((i, 0)) for i in known})
+        self._labels = {identity: self._painter.labels((identity, 0)) for identity in known}
+
+    @property
+    def labels(self) -> Mapping[int, Labels]:
+        """Return the labels of each identity, read-only."""
+        return MappingProxyType(self._labels)
 
     def load(self, record: Record) -> Image.Image:
         """Return the image of a record, 128 wide and 256 high, RGB."""
