@@ -1,28 +1,47 @@
 """Attribution for embedding models: what a vector, a match or a difference was made of."""
 
-from reid_explain.amd.interpreter import AMDInterpreter
-from reid_explain.errors import InputError
-from reid_explain.explainers.cam import GradCAM, ScoreCAM
-from reid_explain.explainers.controls import ActivationMean, Centre, Random
-from reid_explain.explainers.extremal import ExtremalFAM
-from reid_explain.explainers.fam import GradFAM, ScoreFAM
-from reid_explain.explainers.ram import CGRAM, RAM, GradRAM
-from reid_explain.fills import blurred
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
-__all__ = [
-    "CGRAM",
-    "RAM",
-    "AMDInterpreter",
-    "ActivationMean",
-    "Centre",
-    "ExtremalFAM",
-    "GradCAM",
-    "GradFAM",
-    "GradRAM",
-    "InputError",
-    "Random",
-    "ScoreCAM",
-    "ScoreFAM",
-    "blurred",
-]
+_HOMES = {
+    "AMDInterpreter": "amd.interpreter",
+    "ActivationMean": "explainers.controls",
+    "CGRAM": "explainers.ram",
+    "Centre": "explainers.controls",
+    "Concept": "objectives",
+    "Cosine": "objectives",
+    "ExtremalDescent": "explainers.extremal",
+    "ExtremalFAM": "explainers.extremal",
+    "GradCAM": "explainers.cam",
+    "GradFAM": "explainers.fam",
+    "GradRAM": "explainers.ram",
+    "GradientWeighting": "explainers.gradient",
+    "InputError": "errors",
+    "InputSpec": "inputs",
+    "Logit": "objectives",
+    "Margin": "objectives",
+    "Norm": "objectives",
+    "Projection": "objectives",
+    "RAM": "explainers.ram",
+    "Random": "explainers.controls",
+    "ScoreCAM": "explainers.cam",
+    "ScoreFAM": "explainers.fam",
+    "ScoreWeighting": "explainers.score",
+    "Shared": "explainers.base",
+    "blurred": "fills",
+}
+"""Public name -> the module that has it, imported when the name is first asked for (PEP 562)."""
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -12,15 +12,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parallel import DistributedDataParallel
 
-from reid_explain.checks import described
+from reid_explain.checks import describe
 from reid_explain.errors import InputError
 
 ForwardFunc = Callable[..., Any]
 
 
+def unwrapped(forward_func: ForwardFunc) -> ForwardFunc:
+    """Return what ``torch.compile`` or a data-parallel wrapper was given: hooks run only there."""
+    if isinstance(forward_func, nn.DataParallel | DistributedDataParallel):
+        return unwrapped(forward_func.module)
+    for name in ("_orig_mod", "_torchdynamo_orig_callable"):
+        if (inner := getattr(forward_func, name, None)) is not None:
+            return unwrapped(inner)
+    return forward_func
+
+
 def model_of(forward_func: ForwardFunc) -> nn.Module | None:
     """Return the module that ``forward_func`` is, is a method of or is a partial of, if any."""
+    forward_func = unwrapped(forward_func)
     if isinstance(forward_func, functools.partial):
         return model_of(forward_func.func)
     owner = getattr(forward_func, "__self__", forward_func)
@@ -45,11 +57,13 @@ def find_layer(forward_func: ForwardFunc, layer: nn.Module | str) -> nn.Module:
         modules: dict[str, nn.Module] = dict(model.named_modules())
         if layer in modules:
             return modules[layer]
+        own = [name for name in (getattr(model, "map_layer", None),) if name in modules]
         close = difflib.get_close_matches(layer, modules, n=5, cutoff=0.3)
-        named = f"such as {', '.join(map(repr, close))}" if close else "by its dotted name"
+        hints = list(dict.fromkeys([*own, *close]))
+        named = f"such as {', '.join(map(repr, hints))}" if hints else "by its dotted name"
         raise InputError("layer", repr(layer), f"a layer of {type(model).__name__}, {named}")
     if not isinstance(layer, nn.Module):
-        raise InputError("layer", described(layer), "a torch.nn.Module or its dotted name")
+        raise InputError("layer", describe(layer), "a torch.nn.Module or its dotted name")
     if model is not None and all(layer is not module for module in model.modules()):
         raise InputError(
             "layer", f"a {type(layer).__name__} of another model", f"one of {type(model).__name__}"
@@ -73,7 +87,8 @@ def evaluation(forward_func: ForwardFunc, layer: nn.Module) -> Iterator[None]:
             "layer is in training mode, and so is the explanation: call model.eval() first",
             stacklevel=4,
         )
-    training = [module for module in model.modules() if module.training] if model else []
+    modules = [] if model is None else model.modules()
+    training = [module for module in modules if module.training]
     try:
         for module in training:
             module.training = False
@@ -86,22 +101,50 @@ def evaluation(forward_func: ForwardFunc, layer: nn.Module) -> Iterator[None]:
 def capture(
     forward_func: ForwardFunc, layer: nn.Module, images: Tensor, args: tuple[Any, ...]
 ) -> tuple[Tensor, Any]:
-    """Run ``forward_func(images, *args)`` once and return ``layer``'s output and the result.
+    """Run ``forward_func(images, *args)`` and return ``layer``'s output and the result.
 
     The layer's output is cut out of the graph: it is a leaf that requires gradients when they
     are enabled, the rest of the model runs on a copy of it (so that a later in-place operation
     cannot change it), and ``torch.autograd.grad`` of the result reaches it and nothing before.
     What runs before the layer records no graph, whatever parameters require gradients.
 
+    Only the calling thread is listened to, so that other threads can use the model meanwhile; a
+    function that hands the model to another thread runs twice.
+
     Raises:
         InputError: If the layer did not run or ran more than once, or gave no tensor.
     """
+    run = functools.partial(_captured, unwrapped(forward_func), layer, images, args)
+    outputs, elsewhere, result = run(thread=threading.get_ident())
+    if elsewhere and not outputs:
+        outputs, _, result = run(thread=None)
+    name = type(layer).__name__
+    if len(outputs) != 1:
+        came = f"a {name} that ran {len(outputs)} times" if outputs else f"a {name} that never ran"
+        raise InputError("layer", came, "a layer that runs once in forward_func")
+    if not isinstance(outputs[0], Tensor):
+        raise InputError(
+            "layer", f"a {name} that gives {describe(outputs[0])}", "a layer that gives one tensor"
+        )
+    return outputs[0], result
+
+
+def _captured(
+    forward_func: ForwardFunc,
+    layer: nn.Module,
+    images: Tensor,
+    args: tuple[Any, ...],
+    thread: int | None,
+) -> tuple[list[Any], int, Any]:
+    """Return the layer's outputs in a thread (None: any), its runs elsewhere, and the result."""
     outputs: list[Any] = []
-    thread = threading.get_ident()
+    elsewhere = 0
     with_gradients = torch.is_grad_enabled()
 
     def cut(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        if threading.get_ident() != thread:
+        nonlocal elsewhere
+        if thread not in (None, threading.get_ident()):
+            elsewhere += 1
             return None
         alone = isinstance(output, tuple) and len(output) == 1
         tensor = output[0] if alone else output
@@ -118,12 +161,16 @@ def capture(
             result = forward_func(images, *args)
     finally:
         handle.remove()
-    name = type(layer).__name__
-    if len(outputs) != 1:
-        came = f"a {name} that ran {len(outputs)} times" if outputs else f"a {name} that never ran"
-        raise InputError("layer", came, "a layer that runs once in forward_func")
-    if not isinstance(outputs[0], Tensor):
-        raise InputError(
-            "layer", f"a {name} that gives {described(outputs[0])}", "a layer that gives one tensor"
-        )
-    return outputs[0], result
+    return outputs, elsewhere, result
+
+
+def transformer_hint(forward_func: ForwardFunc) -> str:
+    """Return which layer of a vision transformer still has patches that are read, if known."""
+    model = model_of(forward_func)
+    names = [] if model is None else [name for name, _ in model.named_modules()]
+    norms = [name for name in names if name.rpartition(".")[2] in FIRST_NORMS]
+    return f", such as {norms[-1]!r}" if norms else ""
+
+
+FIRST_NORMS = ("norm1", "ln_1", "layernorm_before")
+"""What timm, torchvision and transformers call the norm before a block's attention."""

@@ -8,11 +8,19 @@ from torch import Tensor
 from reid_explain.errors import InputError
 
 
-def described(value: object) -> str:
-    """Say what came: a tensor's shape and dtype, or the type of anything else."""
+def describe(value: object) -> str:
+    """Describe a value for an error message: a tensor's shape and dtype, or else its type."""
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     return type(value).__name__
+
+
+described = describe  # TODO(house): drop
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Return ``values`` in float32 if their own precision is lower."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def check_images(argument: str, images: object) -> Tensor:
@@ -22,7 +30,7 @@ def check_images(argument: str, images: object) -> Tensor:
     ``torch.inference_mode``.
     """
     if not (isinstance(images, Tensor) and images.dim() == 4 and images.numel() > 0):
-        raise InputError(argument, described(images), "images (B, C, H, W) with B of at least 1")
+        raise InputError(argument, describe(images), "images (B, C, H, W) with B of at least 1")
     return check_finite(argument, images)
 
 
@@ -30,7 +38,7 @@ def check_maps(argument: str, maps: Tensor) -> Tensor:
     """Return ``maps`` if they are (B, 1, H, W), floating point and finite."""
     maps = check_images(argument, maps)
     if maps.shape[1] != 1:
-        raise InputError(argument, described(maps), "maps (B, 1, H, W)")
+        raise InputError(argument, describe(maps), "maps (B, 1, H, W)")
     return maps
 
 
@@ -57,7 +65,7 @@ def check_rows(
         and width in (None, embeddings.shape[1])
     )
     if not fits:
-        raise InputError(argument, described(embeddings), f"one row per image, {expected}")
+        raise InputError(argument, describe(embeddings), f"one row per image, {expected}")
     assert isinstance(embeddings, Tensor)
     check_floating(argument, embeddings)
     return embeddings
@@ -66,7 +74,7 @@ def check_rows(
 def check_floating(argument: str, values: Tensor) -> None:
     """Raise unless ``values`` are floating point."""
     if not values.is_floating_point():
-        raise InputError(argument, described(values), "a floating point dtype")
+        raise InputError(argument, describe(values), "a floating point dtype")
 
 
 def check_finite(argument: str, values: Tensor) -> Tensor:

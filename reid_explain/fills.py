@@ -29,8 +29,8 @@ def blurred(images: Tensor, kernel_size: int = 51, sigma: float = 50.0) -> Tenso
     return blurry.to(images.dtype)
 
 
-def mean_colour(images: Tensor) -> Tensor:
-    """Return each image (B, C, H, W) as one plane of its own mean colour."""
+def mean_color(images: Tensor) -> Tensor:
+    """Return each image (B, C, H, W) as one plane of its own mean color."""
     return images.mean(dim=(2, 3), keepdim=True).expand_as(images)
 
 
@@ -69,7 +69,7 @@ def _shuffled(image: Tensor, patch: int, seed: int) -> Tensor:
 FILLS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
     {
         "blur": lambda images, others: blurred(images),
-        "mean": lambda images, others: mean_colour(images),
+        "mean": lambda images, others: mean_color(images),
         "other": lambda images, others: others,
         "shuffle": lambda images, others: shuffled_patches(images),
     }

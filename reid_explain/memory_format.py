@@ -21,10 +21,9 @@ def images_per_forward(images: Tensor) -> int:
 def in_fast_format(
     function: Callable[[Tensor], Result], images: Tensor
 ) -> tuple[Result, torch.memory_format]:
-    """Return what a function makes of images (B, C, H, W), and how they lie where it is fast.
+    """Run ``function`` in channels_last, falling back to contiguous; return result and format.
 
-    That is with channels last, whatever format its weights have. A function that fails on these
-    because it takes a view that only contiguous maps have gets contiguous images.
+    The fallback is for functions that take a view that only contiguous maps have.
     """
     try:
         fast = images.contiguous(memory_format=torch.channels_last)

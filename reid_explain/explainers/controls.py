@@ -8,14 +8,18 @@ from torch import Tensor, nn
 from reid_explain.capture import ForwardFunc
 from reid_explain.checks import check_at_least
 from reid_explain.explainers.base import Explainer, Images, logged
+from reid_explain.explainers.registry import EXPLAINERS
 from reid_explain.fills import content_generator
+from reid_explain.objectives import Norm, Objective
 
-CENTRE_SIGMA = 0.25
-"""Width of the centre blob, as a share of the image's height and width."""
+CENTER_SIGMA = 0.25
+"""Width of the center blob, as a share of the image's height and width."""
 
 
 class Control(Explainer):
     """A map from the layer's output, (B, C, h, w), and the images alone."""
+
+    is_control = True
 
     @logged
     def attribute(
@@ -23,14 +27,16 @@ class Control(Explainer):
         inputs: Images,
         additional_forward_args: Any = None,
         interpolate_mode: str | None = "bilinear",
+        objective: Objective | None = None,
     ) -> Images:
         """Return the control's map of each image.
 
         Args:
             inputs: Images (B, C, H, W), as the model takes them.
-            additional_forward_args: Further arguments of ``forward_func``; one or a tuple.
+            additional_forward_args: Further arguments of ``forward_func``, one or a tuple.
             interpolate_mode: ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` to the size of the
                 images; None for the layer's own h x w.
+            objective: Ignored: a control explains nothing.
 
         Returns:
             Maps (B, 1, H, W).
@@ -38,17 +44,21 @@ class Control(Explainer):
         Raises:
             InputError: If an argument does not fit or the layer gives no map.
         """
-        return self._explain(inputs, additional_forward_args, interpolate_mode)
+        return self._explain(inputs, objective or Norm(), additional_forward_args, interpolate_mode)
 
-    def _map(self, images: Tensor, args: tuple[Any, ...], given: Any) -> Tensor:
-        activation, _ = self._capture(images, args)
-        return self._control(self._as_map(activation, images), images)
+    def _map(self, images: Tensor, args: tuple[Any, ...], objective: Objective) -> Tensor:
+        maps = [
+            self._control(self._as_map(part.activation, part.images), part.images)
+            for part in self._captures(images, args)
+        ]
+        return torch.cat(maps)
 
     def _control(self, activation: Tensor, images: Tensor) -> Tensor:
         """Return the maps (B, 1, h, w)."""
         raise NotImplementedError
 
 
+@EXPLAINERS.register
 class ActivationMean(Control):
     r"""The plain mean of the layer's channels, :math:`L = \frac{1}{K}\sum_k A^k`; signed.
 
@@ -58,10 +68,10 @@ class ActivationMean(Control):
         >>> import torch
         >>> from reid_explain import ActivationMean
         >>> layer = torch.nn.Identity()
-        >>> mean_colour = lambda images: layer(images).mean(dim=(2, 3))
+        >>> mean_color = lambda images: layer(images).mean(dim=(2, 3))
         >>> image = torch.zeros(1, 3, 4, 4)
         >>> image[0, 0, :2] = 1  # a red upper half
-        >>> ActivationMean(mean_colour, layer).attribute(image)[0, 0, :, 0]
+        >>> ActivationMean(mean_color, layer).attribute(image)[0, 0, :, 0]
         tensor([0.3333, 0.3333, 0.0000, 0.0000])
     """
 
@@ -69,6 +79,7 @@ class ActivationMean(Control):
         return activation.mean(dim=1, keepdim=True)
 
 
+@EXPLAINERS.register
 class Random(Control):
     """Uniform noise in [0, 1) at the layer's resolution.
 
@@ -112,6 +123,7 @@ class Random(Control):
         return noise.to(activation)
 
 
+@EXPLAINERS.register
 class Centre(Control):
     """A fixed Gaussian blob in the middle of the image, a quarter of its size wide; in (0, 1].
 
@@ -127,14 +139,14 @@ class Centre(Control):
     """
 
     def _control(self, activation: Tensor, images: Tensor) -> Tensor:
-        return centre_blob(activation)
+        return center_blob(activation)
 
 
-def centre_blob(activation: Tensor) -> Tensor:
+def center_blob(activation: Tensor) -> Tensor:
     """Return the blob (B, 1, h, w) at the resolution of an activation (B, C, h, w)."""
     y, x = (
         (torch.arange(n, dtype=activation.dtype, device=activation.device) + 0.5) / n - 0.5
         for n in activation.shape[2:]
     )
-    blob = torch.exp(-(y[:, None] ** 2 + x**2) / (2 * CENTRE_SIGMA**2))
+    blob = torch.exp(-(y[:, None] ** 2 + x**2) / (2 * CENTER_SIGMA**2))
     return blob.expand(len(activation), 1, -1, -1)

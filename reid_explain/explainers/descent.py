@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reid_explain.explainers.base import gradients
+from reid_explain.explainers.gradient import gradient
 from reid_explain.explainers.layout import upsample
 from reid_explain.fills import content_generator
 from reid_explain.memory_format import images_per_forward
@@ -34,7 +34,7 @@ SMOOTHING = 0.5
 """Share of its neighbourhood's mean in a cell's gradient."""
 FINEST = 8
 """The most cells of smooth noise or a blur along the shorter side; the fewest are one."""
-FILL_KINDS = ("mean", "colour", "noise", "smooth", "blur")
+FILL_KINDS = ("mean", "color", "noise", "smooth", "blur")
 """What may show in place of the image. Another image and patches of this one never do: they are
 left for judging a map."""
 
@@ -49,17 +49,17 @@ class Masks(NamedTuple):
 
 
 Agreement = Callable[[Tensor, Masks], Tensor]
-"""Of rows (m,) of the images and masks for each, to what is to be high (m,)."""
+"""(rows (m,) of the images, masks) -> objective to maximize (m, k)."""
 
 
 class Search(NamedTuple):
     """Rounds of short descents; each round starts from the mean of those before.
 
     Args:
-        rounds: How many.
-        descents: Of each image in each round. Those of the first start from its simple maps in
-            turn.
-        seed: Of areas and fills.
+        rounds: Number of rounds.
+        descents: Optimizations of each image per round. Those of the first round start from its
+            simple maps in turn.
+        seed: For the sampled areas and fills.
     """
 
     rounds: int
@@ -76,7 +76,7 @@ class Search(NamedTuple):
         batch, simple, *grid = starts.shape
         rows = torch.arange(batch, device=images.device).repeat_interleave(self.descents)
         generators = [each for image in images for each in self._generators(image)]
-        origins = standardised(starts)[:, torch.arange(self.descents) % simple]
+        origins = standardized(starts)[:, torch.arange(self.descents) % simple]
         total = torch.zeros_like(starts[:, :1])
         for _ in range(self.rounds):
             ends = []
@@ -86,9 +86,9 @@ class Search(NamedTuple):
                 ends.append(descend(origin, images, rows[part], own, agreement))
                 progress.update(len(part) * STEPS * len(AREAS))
             mean = torch.cat(ends).view(batch, self.descents, *grid).mean(dim=1, keepdim=True)
-            total = total + standardised(mean)
-            origins = standardised(total).expand(-1, self.descents, -1, -1)
-        return standardised(total)
+            total = total + standardized(mean)
+            origins = standardized(total).expand(-1, self.descents, -1, -1)
+        return standardized(total)
 
     def _generators(self, image: Tensor) -> Iterator[torch.Generator]:
         """Yield one for each descent, from the seed and the image's values alone."""
@@ -114,15 +114,15 @@ def descend(
         agreement: What is to be high.
     """
     grids = origins.clone()
-    optimiser = torch.optim.Adam([grids], lr=STEP_SIZE)
+    optimizer = torch.optim.Adam([grids], lr=STEP_SIZE)
     for _ in range(STEPS):
         areas, fills = draw(images[rows], generators)
         with torch.enable_grad():
             highest = soft_masks(grids.requires_grad_(), areas, fills.shape[-2:]).to(fills)
-            (slope,) = gradients(agreement(rows, Masks(highest, fills)), [grids])
+            slope = gradient(agreement(rows, Masks(highest, fills)), grids)
         grids.grad = -smoothed(slope)
-        optimiser.step()
-    return standardised(grids.detach())
+        optimizer.step()
+    return standardized(grids.detach())
 
 
 def descents_at_once(images: Tensor) -> int:
@@ -144,18 +144,18 @@ def soft_masks(maps: Tensor, areas: Tensor, size: Sequence[int]) -> Tensor:
 
     The threshold is no part of the gradient.
     """
-    levels = standardised(upsample(maps, (size[0], size[1])))
+    levels = standardized(upsample(maps, (size[0], size[1])))
     highest_first = levels.detach().flatten(1).sort(dim=1, descending=True).values
     places = (areas * highest_first.shape[1]).long().clamp(max=highest_first.shape[1] - 1)
     thresholds = highest_first.gather(1, places)[:, :, None, None, None]
     return torch.sigmoid((levels[:, None] - thresholds) / SOFTNESS)
 
 
-def standardised(maps: Tensor) -> Tensor:
+def standardized(maps: Tensor) -> Tensor:
     """Return maps (B, k, h, w) at mean 0 and standard deviation 1; a constant map becomes 0."""
-    centred = maps - maps.mean(dim=(2, 3), keepdim=True)
-    variance = centred.square().mean(dim=(2, 3), keepdim=True)
-    return centred / (variance + torch.finfo(maps.dtype).eps).sqrt()
+    centered = maps - maps.mean(dim=(2, 3), keepdim=True)
+    variance = centered.square().mean(dim=(2, 3), keepdim=True)
+    return centered / (variance + torch.finfo(maps.dtype).eps).sqrt()
 
 
 def draw(images: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
@@ -178,7 +178,7 @@ def random_kind(generator: torch.Generator) -> str:
 def random_fill(image: Tensor, generator: torch.Generator, kind: str) -> Tensor:
     """Return what shows in place of an image, (C, H, W), of one of ``FILL_KINDS``.
 
-    Of ``image`` (C, H, W) it holds the mean and the spread of each colour, and in a blur what is
+    Of ``image`` (C, H, W) it holds the mean and the spread of each color, and in a blur what is
     left of it with at most 8 square cells along its shorter side.
     """
     channels, height, width = image.shape
@@ -189,7 +189,7 @@ def random_fill(image: Tensor, generator: torch.Generator, kind: str) -> Tensor:
     coarse = (cells * height // min(height, width), cells * width // min(height, width))
     if kind == "blur":
         return upsample(F.adaptive_avg_pool2d(image[None], coarse), (height, width))[0]
-    grid = {"colour": (1, 1), "smooth": coarse, "noise": (height, width)}[kind]
+    grid = {"color": (1, 1), "smooth": coarse, "noise": (height, width)}[kind]
     noise = torch.randn(1, channels, *grid, generator=generator).to(image)
     spread = image.std(dim=(1, 2), keepdim=True, correction=0)
     return mean + spread * upsample(noise, (height, width))[0]

@@ -6,7 +6,7 @@ and Vedaldi, Interpretable Explanations of Black Boxes by Meaningful Perturbatio
 an embedding takes the place of the class, one map answers for all areas, and fills are random.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,40 +21,37 @@ from reid_explain.checks import (
     check_choice,
     check_finite,
     check_images,
-    check_nonzero,
-    described,
+    describe,
 )
 from reid_explain.errors import InputError
-from reid_explain.explainers.base import RESULT, Images, gradients, logged, only_tensor, rows_of
-from reid_explain.explainers.controls import centre_blob
+from reid_explain.explainers.base import Explainer, Images, logged, only_tensor, rows_of
+from reid_explain.explainers.controls import center_blob
 from reid_explain.explainers.descent import Masks, Search
-from reid_explain.explainers.ram import ReferenceExplainer, paired, repeated
-from reid_explain.explainers.similarity import unit
-from reid_explain.memory_format import autocast, images_per_forward, in_fast_format
+from reid_explain.explainers.gradient import gradient
+from reid_explain.explainers.registry import EXPLAINERS
+from reid_explain.memory_format import autocast, in_fast_format
+from reid_explain.objectives import RESULT, Cosine, Objective, Score
+from reid_explain.vectors import unit
 
 EXPLAINED = ("similarity", "difference")
 
 
-class ExtremalFAM(ReferenceExplainer, GradientAttribution):
-    r"""A map whose highest pixels keep the embedding, at every area and under random fills.
+class ExtremalDescent(Explainer, GradientAttribution):
+    r"""A map whose highest pixels keep an objective, at every area and under random fills.
 
-    A grid S of the layer's resolution, upsampled and standardised, is one soft mask for each area
+    A grid S of the layer's resolution, upsampled and standardized, is one soft mask for each area
     a: :math:`M_a = \sigma((S - q_a) / 0.15)`, with :math:`q_a` its (1 - a)-quantile. S ascends
+    the score of
 
-    .. math:: \cos(f(X \circ M_a + R \circ (1 - M_a)), g)
+    .. math:: f(X \circ M_a + R \circ (1 - M_a))
 
-    averaged over areas from 5 to 70 % and random fills R, where g is the image's own embedding or
-    its reference's. For a difference, the same area of the image and of its reference Y is
-    removed, and what is sought is that the two embeddings come together:
-
-    .. math:: \cos(f(X \circ (1 - M_a) + R \circ M_a), f(Y \circ (1 - M_a) + R \circ M_a))
-
-    R is drawn anew for each mask: the mean colour, another colour, noise, smooth noise, or a blur
-    of random width; never another image, nor patches of the image elsewhere.
+    averaged over areas from 5 to 70 % and random fills R, drawn anew for each mask: the mean
+    color, another color, noise, smooth noise, or a blur of random width; never another image, nor
+    patches of the image elsewhere.
 
     One descent soon comes to fit its fills. So descents are short (three steps of Adam) and many:
     those of the first round start from simple maps (the channel mean, RAM and Grad-RAM at the
-    layer, a blob in the centre), those of each later round from the mean of the rounds before, and
+    layer, a blob in the center), those of each later round from the mean of the rounds before, and
     the map is the mean of all.
 
     Each image is explained by itself: its random numbers depend on the seed and on its values
@@ -68,25 +65,18 @@ class ExtremalFAM(ReferenceExplainer, GradientAttribution):
         forward_func: As for every explainer; differentiable in the images.
         layer: As for every explainer; the map has its resolution.
         reshape_transform: As for every explainer.
-        rounds: Of descents. ``rounds=1, descents=4`` is the fast setting, at an eighth of the cost.
-        descents: In each round.
-        seed: Of areas and fills; another seed, another map, of a similar order.
+        rounds: Number of rounds. ``rounds=1, descents=4`` is the fast setting, at an eighth of the
+            cost.
+        descents: Optimizations per round.
+        seed: For the sampled areas and fills.
         autocast_dtype: ``torch.bfloat16`` or ``torch.float16`` for the passes of masked images
             under ``torch.autocast``. None leaves the precision to ``forward_func``.
 
     Raises:
         InputError: If a setting is out of its range or the layer is not in the model.
-
-    Example:
-        >>> import torch
-        >>> from reid_explain import ExtremalFAM
-        >>> layer = torch.nn.Identity()
-        >>> corner = lambda images: layer(images)[:, :, :2, :2].mean(dim=(2, 3))  # sees no more
-        >>> image = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-        >>> maps = ExtremalFAM(corner, layer).attribute(image)
-        >>> bool(maps[..., :2, :2].mean() > maps.mean())
-        True
     """
+
+    cost = "descent"
 
     def __init__(
         self,
@@ -112,25 +102,21 @@ class ExtremalFAM(ReferenceExplainer, GradientAttribution):
     def attribute(
         self,
         inputs: Images,
-        references: Any = None,
+        objective: Objective | None = None,
         additional_forward_args: Any = None,
         interpolate_mode: str | None = "bilinear",
-        explains: str = "similarity",
         show_progress: bool = False,
     ) -> Images:
-        """Explain each image by itself, or its similarity to (or difference from) a reference.
+        """Explain the objective of each image.
 
         Args:
             inputs: Images (B, C, H, W), as the model takes them.
-            references: None for the image's own embedding; images (N, C, H, W) or embeddings
-                (N, D), with N = B, 1, or a divisor of B: then each serves B / N images in a row.
-                A difference takes images (N, C, H, W) of the size of the inputs.
-            additional_forward_args: Further arguments of ``forward_func``; one or a tuple. The
-                reference images are embedded with those of the images that they serve.
+            objective: What is kept, from :mod:`reid_explain.objectives`; None for ``Cosine()``,
+                the similarity of a masked image to the image itself.
+            additional_forward_args: Further arguments of ``forward_func``, one or a tuple. A
+                tensor with B rows follows its images; :class:`.Shared` passes it whole.
             interpolate_mode: ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` to the size of the
                 images; None for the layer's own h x w.
-            explains: ``"similarity"``, what to keep so that the embeddings stay together; or
-                ``"difference"``, what to remove from both images so that they come together.
             show_progress: Whether to show a bar on standard error.
 
         Returns:
@@ -141,98 +127,162 @@ class ExtremalFAM(ReferenceExplainer, GradientAttribution):
             InputError: If an argument does not fit, the layer gives no map, the result has no
                 gradient, or an embedding is zero, NaN or infinite.
         """
-        check_choice("explains", explains, EXPLAINED)
+        keep = partial(self._keep, objective=objective or Cosine())
+        return self._descend(keep, inputs, additional_forward_args, interpolate_mode, show_progress)
+
+    def _descend(
+        self,
+        agreement_of: Callable[..., tuple[Tensor, Any]],
+        inputs: Images,
+        additional_forward_args: Any,
+        interpolate_mode: str | None,
+        show_progress: bool,
+    ) -> Images:
+        """Return the maps that descents of an agreement make of its starts."""
         images, args = self._begin(inputs, additional_forward_args, interpolate_mode)
         with self._evaluation():
-            embed = partial(self._directions, args=args, batch=len(images))
-            if explains == "similarity":
-                starts, goals = self._starts(images, args, references)
-                agreement = partial(similarity, embed, images, goals)
-            else:
-                others = same_size(references, images)
-                starts = self._starts_of_difference(images, args, others)
-                agreement = partial(togetherness, embed, images, others)
+            starts, agreement = agreement_of(images, args)
             search = Search(self.rounds, self.descents, self.seed)
             total = search.passes * len(images)
             with tqdm(total=total, unit="image", disable=not show_progress) as progress:
                 maps = search.run(images, starts, agreement, progress)
         return self._finish(maps, inputs, interpolate_mode)
 
-    def _starts(
-        self, images: Tensor, args: tuple[Any, ...], references: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Return simple maps (B, 4, h, w), and the goals (B, D) of unit length."""
-        given = None
-        if references is not None:
-            given = repeated(self._embedded(references, images, args), len(images))
-        starts, goals = [], []
-        for rows in parts_of(images):
-            with torch.enable_grad():
-                activation, output = self._seen(images, args, rows)
-                own = check_nonzero(RESULT, output.detach())
-                goal = unit(own if given is None else paired(given[rows], own))
-                (slope,) = gradients((goal * output).sum(dim=1), [activation])
-            maps = (self._as_map(each, images[rows]) for each in (activation.detach(), slope))
-            starts.append(simple_maps(*maps))
-            goals.append(goal)
-        return torch.cat(starts), torch.cat(goals)
+    def _keep(
+        self, images: Tensor, args: tuple[Any, ...], objective: Objective
+    ) -> tuple[Tensor, Any]:
+        """Return simple maps (B, 4, h, w), and the score of what masks keep."""
+        batch = self._batch(images, args)
+        score, slope_score = objective.prepare(batch), objective.slope.prepare(batch)
+        starts, results = [], []
+        with torch.enable_grad():
+            for part in self._captures(images, args):
+                own = objective.check(part.result.detach())
+                slope = gradient(slope_score(part.result, own, part.rows), part.activation)
+                maps = (self._as_map(m, part.images) for m in (part.activation.detach(), slope))
+                starts.append(simple_maps(*maps))
+                results.append(own)
+                del part
+        own = torch.cat(results)
+        return torch.cat(starts), partial(self._kept_score, images, args, score, own)
 
-    def _starts_of_difference(
-        self, images: Tensor, args: tuple[Any, ...], others: Tensor
+    def _kept_score(
+        self,
+        images: Tensor,
+        args: tuple[Any, ...],
+        score: Score,
+        own: Tensor,
+        rows: Tensor,
+        masks: Masks,
     ) -> Tensor:
-        """Return simple maps (B, 2, h, w) of what the layer says differently of two images."""
-        starts = []
-        for rows in parts_of(images):
-            one, other = (
-                self._as_map(self._seen(side, args, rows)[0], side[rows])
-                for side in (images, others)
-            )
-            starts.append(simple_differences(one - other))
-        return torch.cat(starts)
+        """Return the score (m, k) of what masks of these rows of the images keep."""
+        kept = torch.lerp(masks.fills, images[rows, None], masks.highest)
+        each = rows.repeat_interleave(kept.shape[1])
+        results = self._results(kept.flatten(0, 1), each, args, len(images))
+        return score(results, own[each], each).view(kept.shape[:2])
 
-    def _seen(self, images: Tensor, args: tuple[Any, ...], rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's raw output and the embeddings for these rows of the images."""
-        own = rows_of(args, rows, len(images))
-        return in_fast_format(partial(self._capture, args=own), images[rows])[0]
+    def _results(self, masked: Tensor, rows: Tensor, args: tuple[Any, ...], batch: int) -> Tensor:
+        """Return the results (n, D) of masked images (n, C, H, W) of these rows of a batch."""
+        own = rows_of(args, rows, batch)
 
-    def _directions(
-        self, masked: Tensor, rows: Tensor, args: tuple[Any, ...], batch: int
-    ) -> Tensor:
-        """Return the embeddings (m, k, D), of unit length, of k images for each row of a batch."""
-        count, each = masked.shape[:2]
-        own = rows_of(args, rows.repeat_interleave(each), batch)
-
-        def embed(images: Tensor) -> Tensor:
+        def run(images: Tensor) -> Tensor:
             with autocast(images.device, self.autocast_dtype):
                 output = self.forward_func(images, *own)
-            result = self._result(output, len(images))
+            result = self._result(output, rows)
             check_finite(RESULT, result)  # it returns the values without their graph
             return result
 
-        return direction(in_fast_format(embed, masked.flatten(0, 1))[0]).view(count, each, -1)
+        return in_fast_format(run, masked)[0]
 
 
-def similarity(
-    embed: Callable[..., Tensor], images: Tensor, goals: Tensor, rows: Tensor, masks: Masks
-) -> Tensor:
-    """Return the cosine (m, k) of what masks of these rows of the images keep with the goals."""
-    kept = torch.lerp(masks.fills, images[rows, None], masks.highest)
-    return (embed(kept, rows) * goals[rows, None]).sum(dim=2)
+@EXPLAINERS.register
+class ExtremalFAM(ExtremalDescent):
+    r"""Extremal FAM: extremal descent of the similarity to the image itself or to a reference.
 
+    What is kept is :math:`\cos(f(X \circ M_a + R \circ (1 - M_a)), g)`, where g is the image's own
+    embedding or its reference's: ``Cosine(references)``. For a difference, the same area of the
+    image and of its reference Y is removed, and the two embeddings are to come together:
 
-def togetherness(
-    embed: Callable[..., Tensor], images: Tensor, others: Tensor, rows: Tensor, masks: Masks
-) -> Tensor:
-    """Return the cosine (m, k) of images and others when the same area is removed from both."""
-    one, other = (
-        embed(torch.lerp(side[rows, None], masks.fills, masks.highest), rows)
-        for side in (images, others)
-    )
-    return (one * other).sum(dim=2)
+    .. math:: \cos(f(X \circ (1 - M_a) + R \circ M_a), f(Y \circ (1 - M_a) + R \circ M_a))
+
+    A difference costs twice the passes. The settings are those of :class:`.ExtremalDescent`.
+
+    Example:
+        >>> import torch
+        >>> from reid_explain import ExtremalFAM
+        >>> layer = torch.nn.Identity()
+        >>> corner = lambda images: layer(images)[:, :, :2, :2].mean(dim=(2, 3))  # sees no more
+        >>> image = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+        >>> maps = ExtremalFAM(corner, layer).attribute(image)
+        >>> bool(maps[..., :2, :2].mean() > maps.mean())
+        True
+    """
+
+    @logged
+    def attribute(
+        self,
+        inputs: Images,
+        references: Any = None,
+        additional_forward_args: Any = None,
+        interpolate_mode: str | None = "bilinear",
+        explains: str = "similarity",
+        show_progress: bool = False,
+    ) -> Images:
+        """Explain each image by itself, or its similarity to (or difference from) a reference.
+
+        Args:
+            inputs: As in :meth:`.ExtremalDescent.attribute`, and so are those not described here.
+            references: None for the image's own embedding; images (N, C, H, W) or embeddings
+                (N, D), with N = B, 1, or a divisor of B: then each serves B / N images in a row.
+                A difference takes images (N, C, H, W) of the size of the inputs.
+            additional_forward_args: As there.
+            interpolate_mode: As there.
+            explains: ``"similarity"``, what to keep so that the embeddings stay together; or
+                ``"difference"``, what to remove from both images so that they come together.
+            show_progress: As there.
+        """
+        check_choice("explains", explains, EXPLAINED)
+        if explains == "similarity":
+            agreement_of = partial(self._keep, objective=Cosine(references))
+        else:
+            agreement_of = partial(self._remove, references=references)
+        return self._descend(
+            agreement_of, inputs, additional_forward_args, interpolate_mode, show_progress
+        )
+
+    def _remove(self, images: Tensor, args: tuple[Any, ...], references: Any) -> tuple[Tensor, Any]:
+        """Return simple maps (B, 2, h, w), and the cosine (m, k) of two images without an area."""
+        others = same_size(references, images)
+        starts = [
+            simple_differences(
+                self._as_map(one.activation, one.images)
+                - self._as_map(other.activation, other.images)
+            )
+            for one, other in zip(
+                self._captures(images, args), self._captures(others, args), strict=True
+            )
+        ]
+
+        def agreement(rows: Tensor, masks: Masks) -> Tensor:
+            each = rows.repeat_interleave(masks.fills.shape[1])
+            one, other = (
+                unit(
+                    self._results(
+                        torch.lerp(side[rows, None], masks.fills, masks.highest).flatten(0, 1),
+                        each,
+                        args,
+                        len(images),
+                    )
+                )
+                for side in (images, others)
+            )
+            return (one * other).sum(dim=1).view(masks.fills.shape[:2])
+
+        return torch.cat(starts), agreement
 
 
 def simple_maps(activation: Tensor, slope: Tensor) -> Tensor:
-    """Return the channel mean, RAM, Grad-RAM and a blob in the centre, together (n, 4, h, w).
+    """Return the channel mean, RAM, Grad-RAM and a blob in the center, together (n, 4, h, w).
 
     Args:
         activation: The layer's map (n, C, h, w).
@@ -244,7 +294,7 @@ def simple_maps(activation: Tensor, slope: Tensor) -> Tensor:
         activation.mean(dim=1, keepdim=True),
         (pooled * activation).sum(dim=1, keepdim=True),
         (weights * activation).sum(dim=1, keepdim=True).relu(),
-        centre_blob(activation),
+        center_blob(activation),
     )
     return torch.cat(maps, dim=1)
 
@@ -256,12 +306,6 @@ def simple_differences(change: Tensor) -> Tensor:
     return torch.cat(maps, dim=1)
 
 
-def direction(embeddings: Tensor) -> Tensor:
-    """Return embeddings (m, D) at unit length; a zero row stays zero, with a bounded gradient."""
-    lengths: Tensor = embeddings.norm(dim=1, keepdim=True)
-    return embeddings / lengths.where(lengths > 0, torch.ones_like(lengths))
-
-
 def same_size(references: Any, images: Tensor) -> Tensor:
     """Return images (B, C, H, W) of which the same area can be removed as of the inputs."""
     given = only_tensor("references", references)
@@ -271,14 +315,8 @@ def same_size(references: Any, images: Tensor) -> Tensor:
     if others.shape[1:] != images.shape[1:] or len(others) == 0 or len(images) % len(others):
         raise InputError(
             "references",
-            described(given),
+            describe(given),
             f"images of the size of the inputs, {tuple(images.shape[1:])}; 1 or {len(images)} of "
             "them, or a number that divides it",
         )
-    return repeated(others, len(images))
-
-
-def parts_of(images: Tensor) -> Sequence[Tensor]:
-    """Return the rows of a batch, as many at a time as fill the device."""
-    everyone = torch.arange(len(images), device=images.device)
-    return torch.split(everyone, images_per_forward(images))
+    return others.repeat_interleave(len(images) // len(others), dim=0)

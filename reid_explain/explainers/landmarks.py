@@ -30,8 +30,8 @@ NUGGET = 1e-2
 """The variance of what is not smooth, beside the process's 1."""
 
 
-def spans(activation: Tensor) -> Tensor:
-    """Return how far each channel of (B, K, h, w) reaches, (B, K); 0 for a constant one."""
+def channel_range(activation: Tensor) -> Tensor:
+    """Return the largest minus the smallest value of each channel of (B, K, h, w), (B, K)."""
     return activation.amax(dim=(2, 3)) - activation.amin(dim=(2, 3))
 
 
@@ -56,7 +56,7 @@ def sampled_scores(
         count: How many channels of each image are measured, or are at first.
         tolerance: In (0, 1]; None for no more than ``count``.
     """
-    span = spans(activation)
+    span = channel_range(activation)
     live = span > 0
     masks = unit_range(activation).flatten(2)
     most = max(1, int(live.sum(dim=1).max()))

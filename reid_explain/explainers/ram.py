@@ -1,44 +1,39 @@
-"""Ranking activation mapping: which parts of an image make it similar to another image.
+"""Ranking activation mapping: what makes an image similar to a reference.
 
-Sources: Yang et al., Towards Rich Feature Discovery with Class Activation Maps Augmentation for
-Person Re-Identification, CVPR 2019 (RAM); Shen et al., ES-Net, IEEE TIP 2021 (CG-RAM); Wu et al.,
-FAM, CVPR 2022 (Grad-RAM).
+Sources: Yang et al., RAM, 2019, as FAM (Wu et al., CVPR 2022), section 3.1, has it and extends it.
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from reid_explain.checks import (
-    check_embeddings,
-    check_finite,
-    check_images,
-    check_nonzero,
-    described,
-)
+from reid_explain.checks import check_images, describe
 from reid_explain.errors import InputError
-from reid_explain.explainers.base import (
-    Explainer,
-    GradientExplainer,
-    Images,
-    at_least_float32,
-    logged,
-    only_tensor,
-    per_image,
-)
-from reid_explain.explainers.similarity import cosine, unit
+from reid_explain.explainers.base import Explainer, Images, logged, only_tensor
+from reid_explain.explainers.gradient import GradientWeighting
+from reid_explain.explainers.registry import EXPLAINERS
+from reid_explain.objectives import Cosine, Objective, Projection
+from reid_explain.vectors import unit
 
 
 class ReferenceExplainer(Explainer):
     """Explains the similarity of an image to a reference, which is an image or its embedding."""
 
+    needs = ("references",)
+
+    def _objective(self, references: Any, forward_args: Any) -> Objective:
+        """Return what is explained, for these references."""
+        raise NotImplementedError
+
     @logged
     def attribute(
         self,
         inputs: Images,
-        references: Tensor,
+        references: Any,
         additional_forward_args: Any = None,
         interpolate_mode: str | None = "bilinear",
+        reference_forward_args: Any = None,
     ) -> Images:
         """Explain what in each image makes it similar to its reference.
 
@@ -46,10 +41,12 @@ class ReferenceExplainer(Explainer):
             inputs: Images (B, C, H, W), as the model takes them.
             references: Images (N, C, H, W) or embeddings (N, D), with N = B, 1, or a divisor of
                 B: then each reference serves B / N images in a row, as Captum repeats its inputs.
-            additional_forward_args: Further arguments of ``forward_func``; one or a tuple. The
-                reference images are embedded with those of the images that they serve.
+            additional_forward_args: Further arguments of ``forward_func``, one or a tuple. A
+                tensor with B rows follows its images; :class:`.Shared` passes it whole.
             interpolate_mode: ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` to the size of the
                 images; None for the layer's own h x w.
+            reference_forward_args: Further arguments for the N reference images (their camera);
+                None for those of the images that they serve.
 
         Returns:
             Maps (B, 1, H, W), without a fixed scale.
@@ -58,11 +55,10 @@ class ReferenceExplainer(Explainer):
             InputError: If an argument does not fit, the layer gives no map, or an embedding is
                 zero, NaN or infinite.
         """
-        images, args = self._begin(inputs, additional_forward_args, interpolate_mode)
-        with self._evaluation():
-            embeddings = self._embedded(references, images, args)
-            maps = self._map(images, args, given=embeddings)
-        return self._finish(maps, inputs, interpolate_mode)
+        if only_tensor("references", references) is None:
+            raise InputError("references", "NoneType", "images (N, C, H, W) or embeddings (N, D)")
+        objective = self._objective(references, reference_forward_args)
+        return self._explain(inputs, objective, additional_forward_args, interpolate_mode)
 
     def attribute_pair(
         self,
@@ -70,6 +66,7 @@ class ReferenceExplainer(Explainer):
         references: Images,
         additional_forward_args: Any = None,
         interpolate_mode: str | None = "bilinear",
+        reference_forward_args: Any = None,
     ) -> tuple[Images, Images]:
         """Explain both sides of each pair: what makes either image similar to the other.
 
@@ -78,6 +75,7 @@ class ReferenceExplainer(Explainer):
             references: Images (B or 1, C, H', W').
             additional_forward_args: As in :meth:`attribute`, for both sides.
             interpolate_mode: As in :meth:`attribute`.
+            reference_forward_args: For the B references, where theirs differ.
 
         Returns:
             Maps (B, 1, H, W) of the inputs and (B, 1, H', W') of the references. Swapping the
@@ -86,49 +84,19 @@ class ReferenceExplainer(Explainer):
         images = check_images("inputs", only_tensor("inputs", inputs))
         others = check_images("references", only_tensor("references", references))
         if len(others) not in (1, len(images)):
-            raise InputError("references", described(others), f"1 or {len(images)} images")
+            raise InputError("references", describe(others), f"1 or {len(images)} images")
         others = others.expand(len(images), -1, -1, -1)
-        swapped = (others,) if isinstance(references, tuple) else others
+        swapped: Any = (others,) if isinstance(references, tuple) else others
+        own, theirs = additional_forward_args, reference_forward_args
+        back = own if theirs is not None else None
         return (
-            self.attribute(inputs, others, additional_forward_args, interpolate_mode),
-            self.attribute(swapped, images, additional_forward_args, interpolate_mode),
-        )
-
-    def _embedded(self, references: Any, images: Tensor, args: tuple[Any, ...]) -> Tensor:
-        """Return the embeddings (N or B, D) of references that are images or embeddings."""
-        references = only_tensor("references", references)
-        if not isinstance(references, Tensor) or references.dim() not in (2, 4):
-            raise InputError(
-                "references", described(references), "images (N, C, H, W) or embeddings (N, D)"
-            )
-        check_finite("references", references)
-        if len(references) == 0 or len(images) % len(references):
-            raise InputError(
-                "references",
-                described(references),
-                f"1 or {len(images)} rows, or a number that divides {len(images)}",
-            )
-        if references.dim() == 2:
-            return references.to(images.device)
-        pictures = check_images("references", references).to(images)
-        if any(per_image(arg, len(images)) for arg in args):
-            pictures = repeated(pictures, len(images))
-        return self._forward(pictures, args)
+            self.attribute(inputs, others, own, interpolate_mode, theirs),
+            self.attribute(swapped, images, own if theirs is None else theirs,
+                           interpolate_mode, back),
+        )  # fmt: skip
 
 
-def repeated(references: Tensor, rows: int) -> Tensor:
-    """Repeat each of N references for ``rows`` / N images in a row."""
-    return references.repeat_interleave(rows // len(references), dim=0)
-
-
-def paired(references: Tensor, output: Tensor) -> Tensor:
-    """Return the reference (B, D) of each embedding in ``output`` (B, D), in its dtype."""
-    check_embeddings("references", references, width=output.shape[1])
-    check_nonzero("references", references)
-    references = at_least_float32(references.detach()).to(output)
-    return repeated(references, len(output))
-
-
+@EXPLAINERS.register
 class RAM(ReferenceExplainer):
     r"""RAM: channels weighted by the reference's pooled activation; signed.
 
@@ -141,21 +109,32 @@ class RAM(ReferenceExplainer):
         >>> import torch
         >>> from reid_explain import RAM
         >>> layer = torch.nn.Identity()
-        >>> mean_colour = lambda images: layer(images).mean(dim=(2, 3))
+        >>> mean_color = lambda images: layer(images).mean(dim=(2, 3))
         >>> image = torch.zeros(1, 3, 4, 4)
         >>> image[0, 0, :2] = image[0, 1, 2:] = 1  # red above, green below
         >>> red = torch.tensor([[3.0, 0.0, 0.0]])  # the reference's embedding
-        >>> RAM(mean_colour, layer).attribute(image, references=red)[0, 0, :, 0]
+        >>> RAM(mean_color, layer).attribute(image, references=red)[0, 0, :, 0]
         tensor([1., 1., 0., 0.])
     """
 
-    def _map(self, images: Tensor, args: tuple[Any, ...], given: Any) -> Tensor:
-        activation, output = self._capture(images, args)
-        activation = self._as_map(activation, images)
-        check_nonzero("the result of forward_func", output)
-        check_pooled(activation, output)
-        weights = unit(paired(given, output))[:, :, None, None]
-        return (weights * activation).sum(dim=1, keepdim=True)
+    explains = "pooled"
+
+    def _objective(self, references: Any, forward_args: Any) -> Objective:
+        return Projection(references, forward_args)
+
+    def _map(self, images: Tensor, args: tuple[Any, ...], objective: Objective) -> Tensor:
+        assert isinstance(objective, Projection)
+        goals = self._batch(images, args).goals(
+            "references", objective.references, objective.forward_args
+        )
+        maps = []
+        for part in self._captures(images, args):
+            own = objective.check(part.result)
+            activation = self._as_map(part.activation, part.images)
+            check_pooled(activation, own)
+            weights = unit(goals(own, part.rows))[:, :, None, None]
+            maps.append((weights * activation).sum(dim=1, keepdim=True))
+        return torch.cat(maps)
 
 
 def check_pooled(activation: Tensor, output: Tensor) -> None:
@@ -168,14 +147,15 @@ def check_pooled(activation: Tensor, output: Tensor) -> None:
     if not fits:
         raise InputError(
             "forward_func",
-            f"embeddings {described(output)} that are not the mean of the layer's output "
-            f"{described(activation)}",
+            f"embeddings {describe(output)} that are not the mean of the layer's output "
+            f"{describe(activation)}",
             "the pooled layer for RAM; GradRAM takes any other model",
         )
 
 
-class GradRAM(ReferenceExplainer, GradientExplainer):
-    r"""Grad-RAM: channels weighted by the mean gradient of the projection on the reference.
+@EXPLAINERS.register
+class GradRAM(ReferenceExplainer, GradientWeighting):
+    r"""Grad-RAM: gradient weighting of the projection, ``Projection(references)``.
 
     .. math:: L = \mathrm{ReLU}\left(\sum_k \frac{1}{Z}\sum_{ij} \frac{\partial}{\partial A^k_{ij}}
         \frac{\langle f(X_g), f(X)\rangle}{\|f(X_g)\|} \cdot A^k\right)
@@ -186,22 +166,22 @@ class GradRAM(ReferenceExplainer, GradientExplainer):
         >>> import torch
         >>> from reid_explain import GradRAM
         >>> layer = torch.nn.Identity()
-        >>> mean_colour = lambda images: layer(images).mean(dim=(2, 3))
+        >>> mean_color = lambda images: layer(images).mean(dim=(2, 3))
         >>> query, gallery = torch.zeros(2, 1, 3, 4, 4)
         >>> query[0, 0, :2] = query[0, 1, 2:] = 1  # red above, green below
         >>> gallery[0, 0, 2:] = 1  # red below
-        >>> query_map, gallery_map = GradRAM(mean_colour, layer).attribute_pair(query, gallery)
+        >>> query_map, gallery_map = GradRAM(mean_color, layer).attribute_pair(query, gallery)
         >>> query_map[0, 0, :, 0], gallery_map[0, 0, :, 0]  # red is what they share
         (tensor([0.0625, 0.0625, 0.0000, 0.0000]), tensor([0.0000, 0.0000, 0.0442, 0.0442]))
     """
 
-    def _score(self, output: Tensor, given: Any) -> Tensor:
-        check_nonzero("the result of forward_func", output)
-        return (unit(paired(given, output)) * output).sum(dim=1)
+    def _objective(self, references: Any, forward_args: Any) -> Objective:
+        return Projection(references, forward_args)
 
 
-class CGRAM(ReferenceExplainer, GradientExplainer):
-    r"""CG-RAM: channels weighted by the mean gradient of the cosine with the reference.
+@EXPLAINERS.register
+class CGRAM(ReferenceExplainer, GradientWeighting):
+    r"""CG-RAM: gradient weighting of the cosine, ``Cosine(references)``.
 
     .. math:: L = \mathrm{ReLU}\left(\sum_k \frac{1}{Z}\sum_{ij} \frac{\partial}{\partial A^k_{ij}}
         \cos(f(X), f(X_g)) \cdot A^k\right)
@@ -212,16 +192,13 @@ class CGRAM(ReferenceExplainer, GradientExplainer):
         >>> import torch
         >>> from reid_explain import CGRAM
         >>> layer = torch.nn.Identity()
-        >>> mean_colour = lambda images: layer(images).mean(dim=(2, 3))
+        >>> mean_color = lambda images: layer(images).mean(dim=(2, 3))
         >>> image = torch.zeros(1, 3, 4, 4)
         >>> image[0, 0, :2] = image[0, 1, 2:] = 1  # red above, green below
         >>> red = torch.tensor([[3.0, 0.0, 0.0]])
-        >>> CGRAM(mean_colour, layer).attribute(image, references=red)[0, 0, :, 0]
+        >>> CGRAM(mean_color, layer).attribute(image, references=red)[0, 0, :, 0]
         tensor([0.0442, 0.0442, 0.0000, 0.0000])
-        >>> CGRAM(mean_colour, layer).attribute(image, references=image).max() < 1e-6
-        tensor(True)
     """
 
-    def _score(self, output: Tensor, given: Any) -> Tensor:
-        check_nonzero("the result of forward_func", output)
-        return cosine(output, paired(given, output))
+    def _objective(self, references: Any, forward_args: Any) -> Objective:
+        return Cosine(references, forward_args)

@@ -1,0 +1,290 @@
+"""What is explained: a score of the model's result, one small class for each question.
+
+An explainer asks an objective twice: ``prepare`` looks at its data (reference images become
+embeddings), and the function that it returns scores results, of the images themselves or of
+masked ones. Any explainer takes any objective.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from reid_explain.checks import (
+    at_least_float32,
+    check_choice,
+    check_embeddings,
+    check_finite,
+    check_images,
+    check_nonzero,
+    describe,
+)
+from reid_explain.errors import InputError
+from reid_explain.vectors import cosine, unit
+
+RESULT = "the result of forward_func"
+ROUNDING = 1e-4
+"""A layer that moves the score by less than this share of it moves it by rounding."""
+
+Score = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Results (n, D), the results (n, D) of the unmasked images, their rows (n,) -> scores (n,)."""
+Goals = Callable[[Tensor, Tensor], Tensor]
+"""Results (n, D) of the unmasked images and their rows (n,) -> reference embeddings (n, D)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images that are explained, as far as an objective needs them.
+
+    Args:
+        images: (B, C, H, W).
+        embed: Reference images (N, C, H, W) and the model's further arguments for them (None for
+            those of the images that they serve) -> embeddings (N or B, D).
+    """
+
+    images: Tensor
+    embed: Callable[[Tensor, Any], Tensor]
+
+    def goals(self, argument: str, references: Any, forward_args: Any = None) -> Goals:
+        """Return a function to the reference of each row.
+
+        Args:
+            argument: What error messages call the references.
+            references: None for the image's own embedding; images (N, C, H, W) or embeddings
+                (N, D), with N = B, 1 or a divisor of B: each serves B / N images in a row, as
+                Captum repeats its inputs.
+            forward_args: The model's further arguments for reference images.
+
+        Raises:
+            InputError: References of another form or number, zero, NaN or infinite.
+        """
+        if references is None:
+            return lambda own, rows: own
+        embeddings = check_nonzero(argument, self._embedded(argument, references, forward_args))
+        embeddings = at_least_float32(embeddings)
+        each = len(self.images) // len(embeddings)
+
+        def goals(own: Tensor, rows: Tensor) -> Tensor:
+            check_embeddings(argument, embeddings, width=own.shape[1])
+            return embeddings.to(own)[rows // each]
+
+        return goals
+
+    def _embedded(self, argument: str, references: Any, forward_args: Any) -> Tensor:
+        if isinstance(references, tuple) and len(references) == 1:
+            references = references[0]
+        if not isinstance(references, Tensor) or references.dim() not in (2, 4):
+            expected = "images (N, C, H, W) or embeddings (N, D)"
+            raise InputError(argument, describe(references), expected)
+        references = check_finite(argument, references)
+        count = len(self.images)
+        if len(references) == 0 or count % len(references):
+            expected = f"1 or {count} rows, or a number that divides {count}"
+            raise InputError(argument, describe(references), expected)
+        if references.dim() == 2:
+            return references.to(self.images.device)
+        return self.embed(check_images(argument, references).to(self.images), forward_args)
+
+
+class Objective(ABC):
+    """A score (B,) of the model's results (B, D); subclasses give ``prepare``."""
+
+    @abstractmethod
+    def prepare(self, batch: Batch) -> Score:
+        """Return the function that scores results.
+
+        Raises:
+            InputError: If the objective's data do not fit the batch.
+        """
+
+    @property
+    def slope(self) -> "Objective":
+        """The objective whose gradient at the image itself tells the same; as a rule this one."""
+        return self
+
+    def check(self, results: Tensor) -> Tensor:
+        """Return the results (B, D) of the images if they can be scored: no zero embedding."""
+        return check_nonzero(RESULT, results)
+
+    def check_reaction(self, reaction: float, score: float) -> None:  # noqa: B027
+        """Raise if the score cannot follow the layer, given the sums of both over a batch."""
+
+
+@dataclass(frozen=True)
+class Norm(Objective):
+    r"""The length of the embedding, :math:`\|f(X)\|_2`. Source: FAM, equation 9."""
+
+    def prepare(self, batch: Batch) -> Score:
+        """Return the length."""
+        return lambda results, own, rows: results.norm(dim=1)
+
+    def check_reaction(self, reaction: float, score: float) -> None:
+        """Raise if the length is fixed, as after a normalization."""
+        if reaction < ROUNDING * score:
+            raise InputError(
+                RESULT,
+                "embeddings whose length is fixed, as after a normalization",
+                "embeddings before it: Norm (Grad-FAM) explains their length",
+            )
+
+
+@dataclass(frozen=True)
+class Projection(Objective):
+    r"""The projection on a reference, :math:`\langle f(X_g), f(X) \rangle / \|f(X_g)\|`.
+
+    Args:
+        references: As in :meth:`Batch.goals`; None for the image's own embedding, held fixed.
+        forward_args: Further arguments of the model for reference images; None for those of the
+            images that they serve.
+
+    Source: FAM, equation 6.
+    """
+
+    references: Any = None
+    forward_args: Any = None
+
+    def prepare(self, batch: Batch) -> Score:
+        """Return the projection."""
+        goals = batch.goals("references", self.references, self.forward_args)
+        return lambda results, own, rows: (unit(goals(own, rows)) * results).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class Cosine(Objective):
+    r"""The cosine similarity to a reference, :math:`\cos(f(X), f(X_g))`.
+
+    With the image's own embedding as the reference it is what Score-FAM measures of masked
+    images; its gradient at the image itself is zero.
+
+    Args:
+        references: As in :class:`Projection`.
+        forward_args: As in :class:`Projection`.
+
+    Source: FAM, equations 7 and 13.
+    """
+
+    references: Any = None
+    forward_args: Any = None
+
+    def prepare(self, batch: Batch) -> Score:
+        """Return the cosine; 0 for a masked image whose embedding is zero."""
+        goals = batch.goals("references", self.references, self.forward_args)
+        return lambda results, own, rows: cosine(results, goals(own, rows))
+
+    @property
+    def slope(self) -> Objective:
+        """The projection: its gradient does not vanish where the image equals its reference."""
+        return Projection(self.references, self.forward_args)
+
+
+@dataclass(frozen=True)
+class Margin(Objective):
+    r"""Why a is nearer than b: :math:`\cos(f(X), f(a)) - \cos(f(X), f(b))`.
+
+    Args:
+        a: References, images (N, C, H, W) or embeddings (N, D), as in :class:`Projection`.
+        b: As a.
+    """
+
+    a: Any
+    b: Any
+
+    def prepare(self, batch: Batch) -> Score:
+        """Return the difference of the two similarities."""
+        nearer, farther = batch.goals("a", self.a), batch.goals("b", self.b)
+
+        def score(results: Tensor, own: Tensor, rows: Tensor) -> Tensor:
+            return cosine(results, nearer(own, rows)) - cosine(results, farther(own, rows))
+
+        return score
+
+
+@dataclass(frozen=True)
+class Concept(Objective):
+    r"""The projection on a direction w of the embedding space, :math:`\langle w, f(X) \rangle / \|w\|`.
+
+    Args:
+        direction: (D,) for all images, or (N, D) with N = B, 1 or a divisor of B.
+
+    Source: Kim et al., TCAV, ICML 2018, with the score in the place of its sign.
+    """  # noqa: E501
+
+    direction: Tensor
+
+    def prepare(self, batch: Batch) -> Score:
+        """Return the projection."""
+        direction = self.direction
+        if isinstance(direction, Tensor) and direction.dim() == 1:
+            direction = direction[None]
+        if not isinstance(direction, Tensor) or direction.dim() != 2:
+            raise InputError("direction", describe(self.direction), "a vector (D,) or rows (N, D)")
+        goals = batch.goals("direction", direction)
+        return lambda results, own, rows: (unit(goals(own, rows)) * results).sum(dim=1)
+
+    def check(self, results: Tensor) -> Tensor:
+        """Return the results: a linear read-out has a value at zero, too."""
+        return results
+
+
+@dataclass(frozen=True)
+class Logit(Objective):
+    """The logit of a class, of a model that returns logits (B, classes).
+
+    Args:
+        target: A class, or one for each image as a list or tensor (N of them serve B / N images
+            each, as references do); None for the largest logit.
+        scale: ``"logit"``, or ``"probability"`` after a softmax.
+
+    Sources: Grad-CAM, equation 1; Score-CAM, definition 3.
+    """
+
+    target: Any = None
+    scale: Literal["logit", "probability"] = "logit"
+
+    def prepare(self, batch: Batch) -> Score:
+        """Return the logit (or probability) of the class."""
+        check_choice("scale", self.scale, ("logit", "probability"))
+        count = len(batch.images)
+
+        def score(results: Tensor, own: Tensor, rows: Tensor) -> Tensor:
+            classes = classes_of(own, self.target, rows, count)
+            values = results.softmax(dim=1) if self.scale == "probability" else results
+            return values.gather(1, classes[:, None])[:, 0]
+
+        return score
+
+    def check(self, results: Tensor) -> Tensor:
+        """Return the results: logits may be zero."""
+        return results
+
+
+def classes_of(logits: Tensor, target: Any, rows: Tensor, batch: int) -> Tensor:
+    """Return the class (n,) to explain in each of these rows of a batch.
+
+    Args:
+        logits: (n, classes), of the unmasked images.
+        target: A class, or one for each image as a list or tensor; None for the largest logit.
+        rows: (n,).
+        batch: B.
+
+    Raises:
+        InputError: If a class is not among the logits', or their number is neither 1 nor B.
+    """
+    if target is None:
+        return logits.argmax(dim=1)
+    classes = logits.shape[1]
+    expected = f"a class from 0 to {classes - 1}, or one for each of {batch} images"
+    try:
+        chosen = torch.as_tensor(target, device=logits.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError("target", describe(target), expected) from error
+    integral = not (chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool)
+    if not integral or chosen.dim() > 1 or chosen.numel() == 0 or batch % chosen.numel():
+        raise InputError("target", describe(chosen), expected)
+    if ((chosen < 0) | (chosen >= classes)).any():
+        raise InputError("target", chosen.tolist(), expected)
+    chosen = chosen.long().reshape(-1)
+    return chosen[rows // (batch // len(chosen))]
