@@ -13,7 +13,7 @@ from speed_time import CLUSTERS, activation_of, on
 from torch import Tensor
 
 from reid_explain import ScoreFAM
-from reid_explain.explainers.landmarks import spans, weighted_sum
+from reid_explain.explainers.landmarks import channel_range, weighted_sum
 from reid_explain.fills import unit_range
 
 TOLERANCES = (0.05, 0.02)
@@ -75,7 +75,7 @@ def shortcuts(network: Network, images: Tensor) -> Iterator[tuple[str, Tensor, i
     for tolerance in TOLERANCES:
         yield f"tolerance {tolerance}", *explained(tolerance=tolerance)
     for count in CLUSTERS:
-        options = {"clusters": count, "autocast_dtype": torch.bfloat16}
+        options = {"max_scored_channels": count, "autocast_dtype": torch.bfloat16}
         yield f"{count} clusters bfloat16", *explained(**options)
     yield DONE, *explained(autocast_dtype=torch.bfloat16)
 
@@ -83,7 +83,7 @@ def shortcuts(network: Network, images: Tensor) -> Iterator[tuple[str, Tensor, i
 def grouped(network: Network, images: Tensor, scores: Tensor) -> Iterator[tuple[str, Tensor, int]]:
     """Yield each grouping of the channels with its map and how many scores it knows."""
     activation = activation_of(network, images)
-    live = int((spans(activation) > 0).sum())
+    live = int((channel_range(activation) > 0).sum())
     for count in GROUPED:
         for way, grouping in GROUPINGS.items():
             guess = grouping(network, images, activation, scores, min(count, live))

@@ -13,7 +13,7 @@ from speed_subjects import Network, Showing
 from torch import Tensor
 
 from reid_explain import ScoreFAM
-from reid_explain.explainers.landmarks import landmarks, predicted, spans
+from reid_explain.explainers.landmarks import channel_range, landmarks, predicted
 from reid_explain.fills import unit_range
 
 Grouping = Callable[[Network, Tensor, Tensor, Tensor, int], Tensor]
@@ -23,7 +23,7 @@ def kriging(
     network: Network, images: Tensor, activation: Tensor, exact: Tensor, count: int
 ) -> Tensor:
     """Do as ScoreFAM: landmarks by span and variance, the others predicted by kriging."""
-    masks, span = unit_range(activation).flatten(2), spans(activation)
+    masks, span = unit_range(activation).flatten(2), channel_range(activation)
     chosen = landmarks(masks, span, count)
     return predicted(masks, chosen, exact.gather(1, chosen)).where(span > 0, 0)
 
@@ -32,7 +32,7 @@ def nearest(
     network: Network, images: Tensor, activation: Tensor, exact: Tensor, count: int
 ) -> Tensor:
     """Measure the same landmarks; each channel has the score of the nearest."""
-    masks, span = unit_range(activation).flatten(2), spans(activation)
+    masks, span = unit_range(activation).flatten(2), channel_range(activation)
     chosen = landmarks(masks, span, count)
     near = chosen[0, torch.cdist(masks[0], masks[0, chosen[0]]).argmin(dim=1)]
     return exact[:, near].where(span > 0, 0)
@@ -42,7 +42,7 @@ def random_kriging(
     network: Network, images: Tensor, activation: Tensor, exact: Tensor, count: int
 ) -> Tensor:
     """Measure channels at random; the others are predicted by kriging."""
-    masks, span = unit_range(activation).flatten(2), spans(activation)
+    masks, span = unit_range(activation).flatten(2), channel_range(activation)
     live = span[0].nonzero()[:, 0]
     generator = torch.Generator().manual_seed(0)
     chosen = live[torch.randperm(len(live), generator=generator)[:count].to(live.device)][None]
@@ -58,7 +58,7 @@ def kmeans(
     weighted: bool = False,
 ) -> Tensor:
     """Cluster the masks by k-means: one pass for each centre, its score for all members."""
-    masks, span = unit_range(activation).flatten(2)[0], spans(activation)[0]
+    masks, span = unit_range(activation).flatten(2)[0], channel_range(activation)[0]
     live = span > 0
     weights = span[live] if weighted else torch.ones_like(span[live])
     centres, member = clustered(masks[live], weights, count)

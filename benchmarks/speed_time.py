@@ -20,7 +20,7 @@ from torch.nn.functional import cosine_similarity
 from reid_explain import CGRAM, ExtremalFAM, GradFAM, GradRAM, ScoreFAM
 from reid_explain.capture import capture, find_layer
 from reid_explain.explainers.descent import Search
-from reid_explain.explainers.landmarks import spans
+from reid_explain.explainers.landmarks import channel_range
 from reid_explain.explainers.layout import as_map
 from reid_explain.memory_format import images_per_forward
 
@@ -126,7 +126,7 @@ def time_part(
     network = on(untrained(name), device)
     images = noise(1, SIZE, device)
     activation = activation_of(network, images)
-    live = (spans(activation) > 0)[0].nonzero()[:, 0]
+    live = (channel_range(activation) > 0)[0].nonzero()[:, 0]
     generator = torch.Generator().manual_seed(settings.seed)
     some = live[torch.randperm(len(live), generator=generator)[: settings.maps].to(device)]
     shown = Showing(network.model, activation[:, some]).eval()
@@ -149,7 +149,7 @@ def time_part(
                         network.model,
                         network.layer,
                         images,
-                        clusters=clusters,
+                        max_scored_channels=clusters,
                         autocast_dtype=dtype,
                     ),
                     masks=min(clusters, len(live)) + OWN_PASSES,
@@ -240,7 +240,7 @@ def descent_part(
     """
     network = on(untrained(name), device)
     model, images = network.model, noise(1, SIZE, device)
-    live = int((spans(activation_of(network, images)) > 0).sum())
+    live = int((channel_range(activation_of(network, images)) > 0).sum())
     others = images.flip(3)
 
     def way(whole: ExtremalFAM, taken: ExtremalFAM, **data: Any) -> Way:

@@ -68,7 +68,7 @@ references = gallery.embeddings[matched.int().argmax(1)]
 explainers = {
     "GradFAM": GradFAM(model, model.map_layer),
     "GradRAM": GradRAM(model, model.map_layer),
-    "ScoreFAM": ScoreFAM(model, model.map_layer, clusters=16),
+    "ScoreFAM": ScoreFAM(model, model.map_layer, max_scored_channels=16),
     "ActivationMean": ActivationMean(model, model.map_layer),
     "Centre": Centre(model, model.map_layer),
     "Random": Random(model, model.map_layer),

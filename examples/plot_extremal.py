@@ -50,7 +50,7 @@ extremal = ExtremalFAM(model, layer, rounds=1, descents=4)
 maps = {
     "ExtremalFAM": extremal.attribute(images),
     "GradFAM": GradFAM(model, layer).attribute(images),
-    "ScoreFAM": ScoreFAM(model, layer, clusters=16).attribute(images),
+    "ScoreFAM": ScoreFAM(model, layer, max_scored_channels=16).attribute(images),
     "ActivationMean": ActivationMean(model, layer).attribute(images),
     "Centre": Centre(model, layer).attribute(images),
 }

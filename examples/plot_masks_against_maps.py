@@ -92,7 +92,7 @@ def logits(x):
 explain = {
     "GradCAM": partial(GradCAM(logits, layer).attribute, target=logits(originals).argmax(1)),
     "GradFAM": GradFAM(model, layer).attribute,
-    "ScoreFAM": ScoreFAM(model, layer, clusters=16).attribute,
+    "ScoreFAM": ScoreFAM(model, layer, max_scored_channels=16).attribute,
     "ActivationMean": ActivationMean(model, layer).attribute,
     "Centre": Centre(model, layer).attribute,
 }

@@ -13,7 +13,6 @@ import torch
 from reid_explain import ActivationMean, GradFAM, Random, blurred
 from reid_explain.datasets.images import denormalize, to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
-from reid_explain.explainers.base import gradients
 from reid_explain.metrics.embedding import Embedded, embed_records
 from reid_explain.metrics.faithfulness import (
     AREA_FRACTIONS,
@@ -39,12 +38,7 @@ class HiResFAM(GradFAM):
         \frac{\partial \|f(X)\|_2}{\partial A^k_{ij}} \, A^k_{ij}\right)
     """
 
-    def _map(self, images, args, given):
-        with torch.enable_grad():
-            activation, output = self._capture(images, args)
-            (slope,) = gradients(self._score(output, given), [activation])
-        activation, slope = self._as_map(activation, images), self._as_map(slope, images)
-        return (slope * activation).sum(dim=1, keepdim=True).relu()
+    weights = "elementwise"
 
 
 # %%

@@ -64,29 +64,29 @@ class Batch:
         if references is None:
             return lambda own, rows: own
         embeddings = check_nonzero(argument, self._embedded(argument, references, forward_args))
-        embeddings = at_least_float32(embeddings)
+        embeddings = at_least_float32(embeddings).to(self.images.device)
         each = len(self.images) // len(embeddings)
 
         def goals(own: Tensor, rows: Tensor) -> Tensor:
             check_embeddings(argument, embeddings, width=own.shape[1])
-            return embeddings.to(own)[rows // each]
+            chosen: Tensor = embeddings.to(own)[rows // each]
+            return chosen
 
         return goals
 
-    def _embedded(self, argument: str, references: Any, forward_args: Any) -> Tensor:
-        if isinstance(references, tuple) and len(references) == 1:
-            references = references[0]
+    def _embedded(self, argument: str, given: Any, forward_args: Any) -> Tensor:
+        references = given[0] if isinstance(given, tuple) and len(given) == 1 else given
         if not isinstance(references, Tensor) or references.dim() not in (2, 4):
             expected = "images (N, C, H, W) or embeddings (N, D)"
             raise InputError(argument, describe(references), expected)
-        references = check_finite(argument, references)
+        tensor = check_finite(argument, references)
         count = len(self.images)
-        if len(references) == 0 or count % len(references):
+        if len(tensor) == 0 or count % len(tensor):
             expected = f"1 or {count} rows, or a number that divides {count}"
-            raise InputError(argument, describe(references), expected)
-        if references.dim() == 2:
-            return references.to(self.images.device)
-        return self.embed(check_images(argument, references).to(self.images), forward_args)
+            raise InputError(argument, describe(tensor), expected)
+        if tensor.dim() == 2:
+            return tensor
+        return self.embed(check_images(argument, tensor).to(self.images), forward_args)
 
 
 class Objective(ABC):

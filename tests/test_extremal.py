@@ -21,17 +21,18 @@ from reid_explain.explainers.descent import (
     random_fill,
     smoothed,
     soft_masks,
-    standardised,
+    standardized,
 )
-from reid_explain.explainers.extremal import direction, similarity, togetherness
 from reid_explain.fills import FILLS, content_generator
+from reid_explain.objectives import Cosine
+from reid_explain.vectors import unit
 
 close = torch.testing.assert_close
 X = images(2)
 
 
 class Window(nn.Module):
-    """Sees one cell of a 4 x 4 grid alone: the embedding is its mean colour."""
+    """Sees one cell of a 4 x 4 grid alone: the embedding is its mean color."""
 
     def __init__(self, row: int, column: int) -> None:
         super().__init__()
@@ -67,7 +68,7 @@ def test_the_descents_start_from_four_simple_maps(monkeypatch):
     ]
     for descents, used in {1: starts[:1], 4: starts, 6: starts + starts[:2]}.items():
         explainer = ExtremalFAM(net, "relu", rounds=2, descents=descents)
-        mean = standardised(sum(standardised(start) for start in used))
+        mean = standardized(sum(standardized(start) for start in used))
         close(explainer.attribute(x, **own), mean, atol=1e-6, rtol=0)
 
 
@@ -80,11 +81,11 @@ def test_the_starts_of_a_difference_are_two_maps_of_the_change(monkeypatch):
     maps = ExtremalFAM(net, "relu", rounds=1, descents=2).attribute(
         x, other, interpolate_mode=None, explains="difference"
     )
-    close(maps, standardised(standardised(size) + standardised(ram)), atol=1e-6, rtol=0)
+    close(maps, standardized(standardized(size) + standardized(ram)), atol=1e-6, rtol=0)
 
 
 class Cells(nn.Module):
-    """Lists the mean colours of the cells of a 4 x 4 grid, or of some of its rows."""
+    """Lists the mean colors of the cells of a 4 x 4 grid, or of some of its rows."""
 
     def __init__(self, rows: slice = slice(None)) -> None:
         super().__init__()
@@ -242,7 +243,7 @@ def test_cost_in_masked_images():
 
 def test_fills_are_never_another_image_nor_patches():
     """Neither of two fills of the evaluation is among those of the descent."""
-    assert FILL_KINDS == ("mean", "colour", "noise", "smooth", "blur")
+    assert FILL_KINDS == ("mean", "color", "noise", "smooth", "blur")
     assert {"other", "shuffle"} <= set(FILLS)
     x = images(1, (32, 16))[0]
     generators = [content_generator(x, seed) for seed in range(10)]
@@ -252,15 +253,15 @@ def test_fills_are_never_another_image_nor_patches():
     shuffled = FILLS["shuffle"](x[None], x[None])
     assert (fills - shuffled).square().mean(dim=(1, 2, 3)).min() > 0.1
     assert (fills - x).square().mean(dim=(1, 2, 3)).min() > 0.1
-    flat = fills.std(dim=(2, 3)).amax(dim=1) < 1e-9  # mean and colours
+    flat = fills.std(dim=(2, 3)).amax(dim=1) < 1e-9  # mean and colors
     assert 10 < flat.sum() < 40
 
 
-def test_a_fill_holds_the_colours_of_the_image_alone():
+def test_a_fill_holds_the_colors_of_the_image_alone():
     x = images(1, (32, 16))[0] * torch.tensor([1.0, 5.0, 0.0])[:, None, None] + 3
-    for kind, spread in {"mean": 0, "colour": 0, "noise": 1, "smooth": 0.4, "blur": 0.05}.items():
+    for kind, spread in {"mean": 0, "color": 0, "noise": 1, "smooth": 0.4, "blur": 0.05}.items():
         fills = torch.stack([random_fill(x, content_generator(x, s), kind) for s in range(40)])
-        close(fills[:, 2], torch.full_like(fills[:, 2], 3))  # a plain colour stays
+        close(fills[:, 2], torch.full_like(fills[:, 2], 3))  # a plain color stays
         measured = fills[:, 1].std(dim=(1, 2)).mean() / 5
         assert abs(float(measured) - spread) < 0.25, kind
         again = random_fill(x, content_generator(x, 39), kind)
@@ -281,16 +282,13 @@ def test_agreement_by_hand():
     image, other = torch.tensor([[[[3.0, 4.0]]]]), torch.tensor([[[[5.0, 8.0]]]])
     highest = torch.tensor([1.0, 0.0]).view(1, 1, 1, 1, 2)
     masks = Masks(highest, torch.full((1, 1, 1, 1, 2), 2.0))
-    goals, rows = torch.tensor([[0.6, 0.8]]), torch.tensor([0])
-
-    def embed(masked, rows):
-        assert rows.tolist() == [0]
-        return direction(masked.flatten(0, 1).flatten(1)).view(1, 1, 2)
-
-    kept = similarity(embed, image, goals, rows, masks)  # of (3, 2)
-    close(kept, torch.tensor([[(3 * 0.6 + 2 * 0.8) / 13**0.5]]))
-    together = togetherness(embed, image, other, rows, masks)  # of (2, 4) and (2, 8)
-    close(together, torch.tensor([[(2 * 2 + 4 * 8) / (20 * 68) ** 0.5]]))
+    rows = torch.tensor([0])
+    layer = torch.nn.Identity()
+    explainer = ExtremalFAM(lambda x: layer(x).flatten(1), layer)
+    _, keep = explainer._keep(image, (), Cosine(torch.tensor([[0.6, 0.8]])))
+    close(keep(rows, masks), torch.tensor([[(3 * 0.6 + 2 * 0.8) / 13**0.5]]))  # of (3, 2)
+    _, remove = explainer._remove(image, (), other)  # of (2, 4) and (2, 8)
+    close(remove(rows, masks), torch.tensor([[(2 * 2 + 4 * 8) / (20 * 68) ** 0.5]]))
 
 
 def test_a_search_ascends():
@@ -325,11 +323,11 @@ def test_each_round_starts_from_the_mean_of_those_before(monkeypatch):
     x = images(2, (16, 16))
     maps = Search(rounds=3, descents=3, seed=0).run(x, starts, None, tqdm(disable=True))
     first, second, third = torch.cat(origins).view(3, 2, 3, 1, 4, 4)
-    close(first, standardised(starts)[:, [0, 1, 0]][:, :, None])
-    means = [standardised(each.view(2, 3, 1, 4, 4).mean(dim=1)) for each in ends]
-    close(second, standardised(means[0])[:, None].expand_as(second))
-    close(third, standardised(means[0] + means[1])[:, None].expand_as(third))
-    close(maps, standardised(sum(means)))
+    close(first, standardized(starts)[:, [0, 1, 0]][:, :, None])
+    means = [standardized(each.view(2, 3, 1, 4, 4).mean(dim=1)) for each in ends]
+    close(second, standardized(means[0])[:, None].expand_as(second))
+    close(third, standardized(means[0] + means[1])[:, None].expand_as(third))
+    close(maps, standardized(sum(means)))
 
 
 def test_a_step_follows_the_smoothed_gradient(monkeypatch):
@@ -338,7 +336,7 @@ def test_a_step_follows_the_smoothed_gradient(monkeypatch):
     monkeypatch.setattr(descent, "soft_masks", lambda maps, areas, size: maps[:, None])
     counts = torch.zeros(5, 5)
     counts[2, 2] = 1
-    origins = standardised(torch.randn(1, 1, 5, 5, generator=torch.Generator().manual_seed(0)))
+    origins = standardized(torch.randn(1, 1, 5, 5, generator=torch.Generator().manual_seed(0)))
     end = descent.descend(
         origins,
         images(1, (5, 5), dtype=torch.float32),
@@ -348,7 +346,7 @@ def test_a_step_follows_the_smoothed_gradient(monkeypatch):
     )
     moved = torch.zeros(5, 5)
     moved[1:4, 1:4] = descent.STEP_SIZE
-    close(end, standardised(origins + moved), atol=1e-5, rtol=0)
+    close(end, standardized(origins + moved), atol=1e-5, rtol=0)
 
 
 def test_random_numbers_come_from_the_seed_and_the_image():
@@ -372,9 +370,9 @@ def test_a_smoothed_gradient_keeps_its_mean_inside():
 
 def test_a_zero_embedding_has_a_bounded_gradient():
     embeddings = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
-    unit = direction(embeddings)
-    close(unit, torch.tensor([[0.0, 0.0], [0.6, 0.8]]))
-    unit.sum().backward()
+    rows = unit(embeddings)
+    close(rows, torch.tensor([[0.0, 0.0], [0.6, 0.8]]))
+    rows.sum().backward()
     assert embeddings.grad.abs().max() <= 1
     black = torch.zeros(1, 3, 12, 8, dtype=torch.float64)
     black[..., :2, :2] = 1
@@ -384,7 +382,7 @@ def test_a_zero_embedding_has_a_bounded_gradient():
 
 
 def test_constant_maps_stay_finite():
-    close(standardised(torch.full((1, 1, 3, 2), 7.0)), torch.zeros(1, 1, 3, 2))
+    close(standardized(torch.full((1, 1, 3, 2), 7.0)), torch.zeros(1, 1, 3, 2))
     plain = torch.ones(1, 3, 12, 8, dtype=torch.float64)
     assert ExtremalFAM(HeadNet(), "relu", rounds=2).attribute(plain).isfinite().all()
 

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from nets import HeadNet, images
 
 from reid_explain import InputError, blurred
-from reid_explain.fills import FILLS, mean_colour, shuffled_patches
+from reid_explain.fills import FILLS, mean_color, shuffled_patches
 from reid_explain.metrics.embedding import Embedded
 from reid_explain.metrics.faithfulness import (
     AREA_FRACTIONS,
@@ -198,10 +198,10 @@ def test_what_the_fills_are():
     assert torch.equal(FILLS["blur"](x, others), blurred(x))
     assert torch.equal(FILLS["other"](x, others), others)
     assert torch.equal(FILLS["shuffle"](x, others), shuffled_patches(x, patch_size=16))
-    for colour, image in zip(mean_colour(x), x, strict=True):
+    for colour, image in zip(mean_color(x), x, strict=True):
         for plane, channel in zip(colour, image, strict=True):
             close(plane, torch.full_like(plane, channel.sum() / channel.numel()))
-    assert torch.equal(FILLS["mean"](x, others), mean_colour(x))
+    assert torch.equal(FILLS["mean"](x, others), mean_color(x))
 
 
 def patches_of(image: torch.Tensor, size: int) -> list[tuple[float, ...]]:

@@ -26,7 +26,7 @@ PROGRAM = """
         for _ in range(3):
             model(torch.randn(32, 3, 256, 128))
     before = peak()
-    ScoreFAM(model, "4", clusters=clusters).attribute(x, perturbations_per_eval=32)
+    ScoreFAM(model, "4", max_scored_channels=clusters).attribute(x, perturbations_per_eval=32)
     print(before, peak())
 """
 

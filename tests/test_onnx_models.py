@@ -71,8 +71,8 @@ def test_a_function_of_arrays_is_explained_as_its_twin_in_torch():
 def test_clusters_and_both_baselines():
     net = FunctionNet(by_hand)
     for data in ({"baselines": 0.0}, {"baselines": X.flip(0)}, {"perturbations_per_eval": 2}):
-        expected = ScoreFAM(TWIN, "relu", clusters=3).attribute(X, **data)
-        found = ScoreFAM(net, net.activations, clusters=3).attribute(X, **data)
+        expected = ScoreFAM(TWIN, "relu", max_scored_channels=3).attribute(X, **data)
+        found = ScoreFAM(net, net.activations, max_scored_channels=3).attribute(X, **data)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -79,7 +79,9 @@ def test_the_shortcuts_are_score_fam_with_these_settings():
         X, interpolate_mode=None, return_scores=True
     )
     guess = GROUPINGS["landmarks, kriging"](net, X, activation, scores, 5)
-    expected = ScoreFAM(net.model, "relu", clusters=5).attribute(X, interpolate_mode=None)
+    expected = ScoreFAM(net.model, "relu", max_scored_channels=5).attribute(
+        X, interpolate_mode=None
+    )
     torch.testing.assert_close(weighted_sum(guess, activation).relu(), expected)
     for grouping in GROUPINGS.values():
         whole = grouping(net, X, activation, scores, 12)

@@ -167,7 +167,7 @@ def explained(explainer, model, **options):
 @pytest.mark.parametrize("explainer", [GradFAM, ScoreFAM, GradRAM, CGRAM, GradCAM, ActivationMean])
 @pytest.mark.parametrize("name", EXPLAINED)
 def test_every_default_layer_gives_maps(name, explainer):
-    options = {"clusters": 8} if explainer is ScoreFAM else {}
+    options = {"max_scored_channels": 8} if explainer is ScoreFAM else {}
     maps = explained(explainer, made(name), **options)
     assert maps.shape == (3, 1, 64, 32)
     assert maps.isfinite().all()

@@ -157,7 +157,7 @@ def test_score_explainers_by_hand(model):
         found = explainer(net, model.map_layer()).attribute(model.images, interpolate_mode=None)
         torch.testing.assert_close(found, by_hand, rtol=1e-3, atol=1e-4 * maps.std().item())
         assert by_hand.amax() > 0
-        every = explainer(net, model.map_layer(), clusters=channels)
+        every = explainer(net, model.map_layer(), max_scored_channels=channels)
         torch.testing.assert_close(every.attribute(model.images, interpolate_mode=None), found)
 
 
@@ -197,7 +197,7 @@ def test_maps_of_every_explainer(model, explainer):
 def test_clusters(model, explainer):
     net = model.logits if explainer is ScoreCAM else model.net
     exact = explainer(net, model.map_layer()).attribute(model.images, interpolate_mode=None)
-    sampled = explainer(net, model.map_layer(), clusters=16)
+    sampled = explainer(net, model.map_layer(), max_scored_channels=16)
     maps = sampled.attribute(model.images, interpolate_mode=None)
     assert (maps - exact).abs().max() < 0.2 * exact.max()
     assert not torch.equal(maps, exact)
@@ -246,7 +246,8 @@ def test_interpreters_need_maps(model):
 def test_behind_the_last_block_the_patches_of_a_class_token_have_no_gradient(family, explainer):
     model = Transformer(family)
     data = {"references": model.images.flip(0)} if explainer is GradRAM else {}
-    assert not explainer(model.net, "net.blocks.1").attribute(model.images, **data).any()
+    with pytest.raises(InputError, match=r"layer: got tokens .* an earlier layer, such as 'net.bl"):
+        explainer(model.net, "net.blocks.1").attribute(model.images, **data)
     assert explainer(model.net, model.net.map_layer).attribute(model.images, **data).any()
 
 

@@ -24,9 +24,15 @@ from reid_explain.amd.decomposition import (
 )
 from reid_explain.amd.network import AttributeHead, AttributeNetwork
 from reid_explain.capture import evaluation, find_layer
-from reid_explain.checks import check_choice, check_embeddings, check_images, described
+from reid_explain.checks import (
+    at_least_float32,
+    check_choice,
+    check_embeddings,
+    check_images,
+    described,
+)
 from reid_explain.errors import InputError
-from reid_explain.explainers.base import INTERPOLATE_MODES, at_least_float32
+from reid_explain.explainers.base import INTERPOLATE_MODES
 from reid_explain.explainers.layout import upsample
 from reid_explain.models.checkpoints import load_state_dict
 from reid_explain.models.pretrained import load_pretrained

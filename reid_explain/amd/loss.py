@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from reid_explain.amd.decomposition import contributions
+from reid_explain.checks import at_least_float32
 from reid_explain.errors import InputError
-from reid_explain.explainers.base import at_least_float32
 
 
 class PairLabels(NamedTuple):

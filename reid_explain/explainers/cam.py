@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from reid_explain.capture import ForwardFunc
 from reid_explain.checks import check_choice
 from reid_explain.explainers.base import Images, logged
-from reid_explain.explainers.gradient import GradientWeighting
+from reid_explain.explainers.gradient import GradientExplainer
 from reid_explain.explainers.registry import EXPLAINERS
-from reid_explain.explainers.score import ScoreWeighting
+from reid_explain.explainers.score import ScoreExplainer
 from reid_explain.objectives import Logit
 
 
 @EXPLAINERS.register
-class GradCAM(GradientWeighting):
+class GradCAM(GradientExplainer):
     r"""Grad-CAM: gradient weighting of a class logit, ``Logit(target)``.
 
     .. math:: L = \mathrm{ReLU}\left(\sum_k \frac{1}{Z}\sum_{ij}
@@ -58,7 +58,7 @@ class GradCAM(GradientWeighting):
 
 
 @EXPLAINERS.register
-class ScoreCAM(ScoreWeighting):
+class ScoreCAM(ScoreExplainer):
     r"""Score-CAM: score weighting of a class logit, ``Logit(target)``.
 
     .. math:: L = \mathrm{ReLU}\left(\sum_k a_k A^k\right), \quad a = \mathrm{softmax}_k(S_k), \quad

@@ -8,7 +8,7 @@ an embedding takes the place of the class, one map answers for all areas, and fi
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from captum.attr import GradientAttribution
@@ -28,6 +28,7 @@ from reid_explain.explainers.base import Explainer, Images, logged, only_tensor,
 from reid_explain.explainers.controls import center_blob
 from reid_explain.explainers.descent import Masks, Search
 from reid_explain.explainers.gradient import gradient
+from reid_explain.explainers.ram import ReferenceExplainer
 from reid_explain.explainers.registry import EXPLAINERS
 from reid_explain.memory_format import autocast, in_fast_format
 from reid_explain.objectives import RESULT, Cosine, Objective, Score
@@ -36,45 +37,8 @@ from reid_explain.vectors import unit
 EXPLAINED = ("similarity", "difference")
 
 
-class ExtremalDescent(Explainer, GradientAttribution):
-    r"""A map whose highest pixels keep an objective, at every area and under random fills.
-
-    A grid S of the layer's resolution, upsampled and standardized, is one soft mask for each area
-    a: :math:`M_a = \sigma((S - q_a) / 0.15)`, with :math:`q_a` its (1 - a)-quantile. S ascends
-    the score of
-
-    .. math:: f(X \circ M_a + R \circ (1 - M_a))
-
-    averaged over areas from 5 to 70 % and random fills R, drawn anew for each mask: the mean
-    color, another color, noise, smooth noise, or a blur of random width; never another image, nor
-    patches of the image elsewhere.
-
-    One descent soon comes to fit its fills. So descents are short (three steps of Adam) and many:
-    those of the first round start from simple maps (the channel mean, RAM and Grad-RAM at the
-    layer, a blob in the center), those of each later round from the mean of the rounds before, and
-    the map is the mean of all.
-
-    Each image is explained by itself: its random numbers depend on the seed and on its values
-    alone, neither on the batch nor on the global random state. It costs
-    ``18 * rounds * descents`` masked images forward and backward; a difference, twice that.
-
-    Sources: Fong and Vedaldi, ICCV 2017 (random fills against adversarial masks, upsampled grid);
-    Fong et al., ICCV 2019 (masks of a given area).
-
-    Args:
-        forward_func: As for every explainer; differentiable in the images.
-        layer: As for every explainer; the map has its resolution.
-        reshape_transform: As for every explainer.
-        rounds: Number of rounds. ``rounds=1, descents=4`` is the fast setting, at an eighth of the
-            cost.
-        descents: Optimizations per round.
-        seed: For the sampled areas and fills.
-        autocast_dtype: ``torch.bfloat16`` or ``torch.float16`` for the passes of masked images
-            under ``torch.autocast``. None leaves the precision to ``forward_func``.
-
-    Raises:
-        InputError: If a setting is out of its range or the layer is not in the model.
-    """
+class ExtremalExplainer(Explainer, GradientAttribution):
+    """The algorithm of :class:`ExtremalDescent`; subclasses give ``attribute``."""
 
     cost = "descent"
 
@@ -97,38 +61,6 @@ class ExtremalDescent(Explainer, GradientAttribution):
         self.descents = descents
         self.seed = seed
         self.autocast_dtype = autocast_dtype
-
-    @logged
-    def attribute(
-        self,
-        inputs: Images,
-        objective: Objective | None = None,
-        additional_forward_args: Any = None,
-        interpolate_mode: str | None = "bilinear",
-        show_progress: bool = False,
-    ) -> Images:
-        """Explain the objective of each image.
-
-        Args:
-            inputs: Images (B, C, H, W), as the model takes them.
-            objective: What is kept, from :mod:`reid_explain.objectives`; None for ``Cosine()``,
-                the similarity of a masked image to the image itself.
-            additional_forward_args: Further arguments of ``forward_func``, one or a tuple. A
-                tensor with B rows follows its images; :class:`.Shared` passes it whole.
-            interpolate_mode: ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` to the size of the
-                images; None for the layer's own h x w.
-            show_progress: Whether to show a bar on standard error.
-
-        Returns:
-            Maps (B, 1, H, W), signed: at the layer's resolution of mean 0 and standard deviation
-            1. Their order has a meaning, their scale has none.
-
-        Raises:
-            InputError: If an argument does not fit, the layer gives no map, the result has no
-                gradient, or an embedding is zero, NaN or infinite.
-        """
-        keep = partial(self._keep, objective=objective or Cosine())
-        return self._descend(keep, inputs, additional_forward_args, interpolate_mode, show_progress)
 
     def _descend(
         self,
@@ -195,8 +127,81 @@ class ExtremalDescent(Explainer, GradientAttribution):
         return in_fast_format(run, masked)[0]
 
 
+class ExtremalDescent(ExtremalExplainer):
+    r"""A map whose highest pixels keep an objective, at every area and under random fills.
+
+    A grid S of the layer's resolution, upsampled and standardized, is one soft mask for each area
+    a: :math:`M_a = \sigma((S - q_a) / 0.15)`, with :math:`q_a` its (1 - a)-quantile. S ascends
+    the score of
+
+    .. math:: f(X \circ M_a + R \circ (1 - M_a))
+
+    averaged over areas from 5 to 70 % and random fills R, drawn anew for each mask: the mean
+    color, another color, noise, smooth noise, or a blur of random width; never another image, nor
+    patches of the image elsewhere.
+
+    One descent soon comes to fit its fills. So descents are short (three steps of Adam) and many:
+    those of the first round start from simple maps (the channel mean, RAM and Grad-RAM at the
+    layer, a blob in the center), those of each later round from the mean of the rounds before, and
+    the map is the mean of all.
+
+    Each image is explained by itself: its random numbers depend on the seed and on its values
+    alone, neither on the batch nor on the global random state. It costs
+    ``18 * rounds * descents`` masked images forward and backward; a difference, twice that.
+
+    Sources: Fong and Vedaldi, ICCV 2017 (random fills against adversarial masks, upsampled grid);
+    Fong et al., ICCV 2019 (masks of a given area).
+
+    Args:
+        forward_func: As for every explainer; differentiable in the images.
+        layer: As for every explainer; the map has its resolution.
+        reshape_transform: As for every explainer.
+        rounds: Number of rounds. ``rounds=1, descents=4`` is the fast setting, at an eighth of the
+            cost.
+        descents: Optimizations per round.
+        seed: For the sampled areas and fills.
+        autocast_dtype: ``torch.bfloat16`` or ``torch.float16`` for the passes of masked images
+            under ``torch.autocast``. None leaves the precision to ``forward_func``.
+
+    Raises:
+        InputError: If a setting is out of its range or the layer is not in the model.
+    """
+
+    @logged
+    def attribute(
+        self,
+        inputs: Images,
+        objective: Objective | None = None,
+        additional_forward_args: Any = None,
+        interpolate_mode: str | None = "bilinear",
+        show_progress: bool = False,
+    ) -> Images:
+        """Explain the objective of each image.
+
+        Args:
+            inputs: Images (B, C, H, W), as the model takes them.
+            objective: What is kept, from :mod:`reid_explain.objectives`; None for ``Cosine()``,
+                the similarity of a masked image to the image itself.
+            additional_forward_args: Further arguments of ``forward_func``, one or a tuple. A
+                tensor with B rows follows its images; :class:`.Shared` passes it whole.
+            interpolate_mode: ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` to the size of the
+                images; None for the layer's own h x w.
+            show_progress: Whether to show a bar on standard error.
+
+        Returns:
+            Maps (B, 1, H, W), signed: at the layer's resolution of mean 0 and standard deviation
+            1. Their order has a meaning, their scale has none.
+
+        Raises:
+            InputError: If an argument does not fit, the layer gives no map, the result has no
+                gradient, or an embedding is zero, NaN or infinite.
+        """
+        keep = partial(self._keep, objective=objective or Cosine())
+        return self._descend(keep, inputs, additional_forward_args, interpolate_mode, show_progress)
+
+
 @EXPLAINERS.register
-class ExtremalFAM(ExtremalDescent):
+class ExtremalFAM(ExtremalExplainer, ReferenceExplainer):
     r"""Extremal FAM: extremal descent of the similarity to the image itself or to a reference.
 
     What is kept is :math:`\cos(f(X \circ M_a + R \circ (1 - M_a)), g)`, where g is the image's own
@@ -218,6 +223,8 @@ class ExtremalFAM(ExtremalDescent):
         True
     """
 
+    needs: ClassVar[tuple[str, ...]] = ()
+
     @logged
     def attribute(
         self,
@@ -227,6 +234,8 @@ class ExtremalFAM(ExtremalDescent):
         interpolate_mode: str | None = "bilinear",
         explains: str = "similarity",
         show_progress: bool = False,
+        *,
+        reference_forward_args: Any = None,
     ) -> Images:
         """Explain each image by itself, or its similarity to (or difference from) a reference.
 
@@ -240,10 +249,12 @@ class ExtremalFAM(ExtremalDescent):
             explains: ``"similarity"``, what to keep so that the embeddings stay together; or
                 ``"difference"``, what to remove from both images so that they come together.
             show_progress: As there.
+            reference_forward_args: Further arguments for the N reference images of a similarity;
+                None for those of the images that they serve.
         """
         check_choice("explains", explains, EXPLAINED)
         if explains == "similarity":
-            agreement_of = partial(self._keep, objective=Cosine(references))
+            agreement_of = partial(self._keep, objective=Cosine(references, reference_forward_args))
         else:
             agreement_of = partial(self._remove, references=references)
         return self._descend(

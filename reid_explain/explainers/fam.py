@@ -7,14 +7,14 @@ Convolutional Networks, CVPR 2022.
 from typing import Any
 
 from reid_explain.explainers.base import Images, logged
-from reid_explain.explainers.gradient import GradientWeighting
+from reid_explain.explainers.gradient import GradientExplainer
 from reid_explain.explainers.registry import EXPLAINERS
-from reid_explain.explainers.score import ScoreWeighting
+from reid_explain.explainers.score import ScoreExplainer
 from reid_explain.objectives import Cosine, Norm
 
 
 @EXPLAINERS.register
-class GradFAM(GradientWeighting):
+class GradFAM(GradientExplainer):
     r"""Grad-FAM: gradient weighting of the embedding's length, ``Norm()``.
 
     .. math:: L = \mathrm{ReLU}\left(\sum_k \frac{1}{Z}\sum_{ij}
@@ -49,7 +49,7 @@ class GradFAM(GradientWeighting):
 
 
 @EXPLAINERS.register
-class ScoreFAM(ScoreWeighting):
+class ScoreFAM(ScoreExplainer):
     r"""Score-FAM: score weighting of the similarity to the image itself, ``Cosine()``.
 
     .. math:: L = \mathrm{ReLU}\left(\sum_k a_k A^k\right), \quad a = \mathrm{softmax}_k(S_k), \quad

@@ -29,23 +29,11 @@ Mean: Grad-CAM, Selvaraju et al., ICCV 2017, equation 1. Elementwise: HiResCAM, 
 """
 
 
-class GradientWeighting(Explainer, GradientAttribution):
-    r"""Weights the layer's channels with the gradient of a score s.
+class GradientExplainer(Explainer, GradientAttribution):
+    """The algorithm of :class:`GradientWeighting`; subclasses give ``attribute``.
 
-    .. math:: L = \mathrm{ReLU}\left(\sum_k w^k \circ A^k\right), \quad
-        w^k = \frac{1}{Z}\sum_{ij} \frac{\partial s}{\partial A^k_{ij}}
-
-    or, elementwise, :math:`w^k = \partial s / \partial A^k`, or only its positive part. One
-    forward and one backward pass for each image.
-
-    Args:
-        forward_func: As for every :class:`.Explainer`; differentiable behind the layer.
-        layer: As for every explainer.
-        reshape_transform: As for every explainer.
-        weights: ``"mean"`` (Grad-CAM), ``"elementwise"`` (HiResCAM) or ``"positive"`` (LayerCAM).
-
-    Raises:
-        InputError: If ``weights`` has another value or the layer is not in the model.
+    A subclass that sets ``weights`` has these by default: ``class LayerFAM(GradFAM)`` with
+    ``weights = "positive"`` is LayerCAM for embeddings.
     """
 
     weights = "mean"
@@ -60,33 +48,6 @@ class GradientWeighting(Explainer, GradientAttribution):
         super().__init__(forward_func, layer, reshape_transform)
         self.weights = weights or type(self).weights
         check_choice("weights", self.weights, tuple(WEIGHTS))
-
-    @logged
-    def attribute(
-        self,
-        inputs: Images,
-        objective: Objective | None = None,
-        additional_forward_args: Any = None,
-        interpolate_mode: str | None = "bilinear",
-    ) -> Images:
-        """Explain the objective of each image.
-
-        Args:
-            inputs: Images (B, C, H, W), as the model takes them.
-            objective: What is explained, from :mod:`reid_explain.objectives`; None for ``Norm()``.
-            additional_forward_args: Further arguments of ``forward_func``, one or a tuple. A
-                tensor with B rows follows its images; :class:`.Shared` passes it whole.
-            interpolate_mode: ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` to the size of the
-                images; None for the layer's own h x w.
-
-        Returns:
-            Maps (B, 1, H, W), at least 0, without a fixed scale.
-
-        Raises:
-            InputError: If an argument does not fit, the layer gives no map, the result has no
-                gradient there, or an embedding is zero, NaN or infinite.
-        """
-        return self._explain(inputs, objective or Norm(), additional_forward_args, interpolate_mode)
 
     def _map(self, images: Tensor, args: tuple[Any, ...], objective: Objective) -> Tensor:
         score = objective.prepare(self._batch(images, args))
@@ -124,6 +85,53 @@ class GradientWeighting(Explainer, GradientAttribution):
                 f"an earlier layer{transformer_hint(self.forward_func)}",
             )
         return maps
+
+
+class GradientWeighting(GradientExplainer):
+    r"""Weights the layer's channels with the gradient of a score s.
+
+    .. math:: L = \mathrm{ReLU}\left(\sum_k w^k \circ A^k\right), \quad
+        w^k = \frac{1}{Z}\sum_{ij} \frac{\partial s}{\partial A^k_{ij}}
+
+    or, elementwise, :math:`w^k = \partial s / \partial A^k`, or only its positive part. One
+    forward and one backward pass for each image.
+
+    Args:
+        forward_func: As for every :class:`.Explainer`; differentiable behind the layer.
+        layer: As for every explainer.
+        reshape_transform: As for every explainer.
+        weights: ``"mean"`` (Grad-CAM), ``"elementwise"`` (HiResCAM) or ``"positive"`` (LayerCAM).
+
+    Raises:
+        InputError: If ``weights`` has another value or the layer is not in the model.
+    """
+
+    @logged
+    def attribute(
+        self,
+        inputs: Images,
+        objective: Objective | None = None,
+        additional_forward_args: Any = None,
+        interpolate_mode: str | None = "bilinear",
+    ) -> Images:
+        """Explain the objective of each image.
+
+        Args:
+            inputs: Images (B, C, H, W), as the model takes them.
+            objective: What is explained, from :mod:`reid_explain.objectives`; None for ``Norm()``.
+            additional_forward_args: Further arguments of ``forward_func``, one or a tuple. A
+                tensor with B rows follows its images; :class:`.Shared` passes it whole.
+            interpolate_mode: ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` to the size of the
+                images; None for the layer's own h x w.
+
+        Returns:
+            Maps (B, 1, H, W), at least 0, without a fixed scale.
+
+        Raises:
+            InputError: If an argument does not fit, the layer gives no map, the result has no
+                gradient there, or an embedding is zero, NaN or infinite.
+        """
+        return self._explain(inputs, objective or Norm(), additional_forward_args, interpolate_mode)
 
 
 def gradient(score: Tensor, values: Tensor) -> Tensor:

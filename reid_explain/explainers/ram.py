@@ -3,7 +3,7 @@
 Sources: Yang et al., RAM, 2019, as FAM (Wu et al., CVPR 2022), section 3.1, has it and extends it.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from reid_explain.checks import check_images, describe
 from reid_explain.errors import InputError
 from reid_explain.explainers.base import Explainer, Images, logged, only_tensor
-from reid_explain.explainers.gradient import GradientWeighting
+from reid_explain.explainers.gradient import GradientExplainer
 from reid_explain.explainers.registry import EXPLAINERS
 from reid_explain.objectives import Cosine, Objective, Projection
 from reid_explain.vectors import unit
@@ -20,7 +20,7 @@ from reid_explain.vectors import unit
 class ReferenceExplainer(Explainer):
     """Explains the similarity of an image to a reference, which is an image or its embedding."""
 
-    needs = ("references",)
+    needs: ClassVar[tuple[str, ...]] = ("references",)
 
     def _objective(self, references: Any, forward_args: Any) -> Objective:
         """Return what is explained, for these references."""
@@ -33,6 +33,7 @@ class ReferenceExplainer(Explainer):
         references: Any,
         additional_forward_args: Any = None,
         interpolate_mode: str | None = "bilinear",
+        *,
         reference_forward_args: Any = None,
     ) -> Images:
         """Explain what in each image makes it similar to its reference.
@@ -66,6 +67,7 @@ class ReferenceExplainer(Explainer):
         references: Images,
         additional_forward_args: Any = None,
         interpolate_mode: str | None = "bilinear",
+        *,
         reference_forward_args: Any = None,
     ) -> tuple[Images, Images]:
         """Explain both sides of each pair: what makes either image similar to the other.
@@ -88,12 +90,15 @@ class ReferenceExplainer(Explainer):
         others = others.expand(len(images), -1, -1, -1)
         swapped: Any = (others,) if isinstance(references, tuple) else others
         own, theirs = additional_forward_args, reference_forward_args
-        back = own if theirs is not None else None
+        if theirs is None:  # each side's arguments serve both images
+            return (
+                self.attribute(inputs, others, own, interpolate_mode),
+                self.attribute(swapped, images, own, interpolate_mode),
+            )
         return (
-            self.attribute(inputs, others, own, interpolate_mode, theirs),
-            self.attribute(swapped, images, own if theirs is None else theirs,
-                           interpolate_mode, back),
-        )  # fmt: skip
+            self.attribute(inputs, others, own, interpolate_mode, reference_forward_args=theirs),
+            self.attribute(swapped, images, theirs, interpolate_mode, reference_forward_args=own),
+        )
 
 
 @EXPLAINERS.register
@@ -154,7 +159,7 @@ def check_pooled(activation: Tensor, output: Tensor) -> None:
 
 
 @EXPLAINERS.register
-class GradRAM(ReferenceExplainer, GradientWeighting):
+class GradRAM(ReferenceExplainer, GradientExplainer):
     r"""Grad-RAM: gradient weighting of the projection, ``Projection(references)``.
 
     .. math:: L = \mathrm{ReLU}\left(\sum_k \frac{1}{Z}\sum_{ij} \frac{\partial}{\partial A^k_{ij}}
@@ -180,7 +185,7 @@ class GradRAM(ReferenceExplainer, GradientWeighting):
 
 
 @EXPLAINERS.register
-class CGRAM(ReferenceExplainer, GradientWeighting):
+class CGRAM(ReferenceExplainer, GradientExplainer):
     r"""CG-RAM: gradient weighting of the cosine, ``Cosine(references)``.
 
     .. math:: L = \mathrm{ReLU}\left(\sum_k \frac{1}{Z}\sum_{ij} \frac{\partial}{\partial A^k_{ij}}

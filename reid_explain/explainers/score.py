@@ -32,35 +32,8 @@ BlockScore = Callable[[Tensor, Tensor], Tensor]
 """Images (n, C, H, W) and their rows (n,) of the batch -> scores (n,)."""
 
 
-class ScoreWeighting(Explainer, PerturbationAttribution):
-    r"""Weights the layer's channels with the softmax of the scores s of masked images.
-
-    .. math:: L = \mathrm{ReLU}\left(\sum_k a_k A^k\right), \quad
-        a = \mathrm{softmax}_k(S_k), \quad
-        S_k = s(X \circ M_k + B \circ (1 - M_k)) - s(B), \quad
-        M_k = \mathrm{minmax}(\mathrm{upsample}(A^k))
-
-    A constant channel has no mask: its image is the baseline, so its score is 0, and it costs no
-    forward pass. Masked images are made and forgotten ``perturbations_per_eval`` at a time; the
-    images of a batch share forward passes.
-
-    Args:
-        forward_func: As for every :class:`.Explainer`; no gradients needed.
-        layer: As for every explainer.
-        reshape_transform: As for every explainer.
-        max_scored_channels: How many channels of an image are scored at most; the scores of the
-            others, whose masks resemble theirs, are predicted
-            (:mod:`reid_explain.explainers.landmarks`). All channels enter the map. None, or at
-            least the number of channels that are not constant, is the exact map.
-        tolerance: Error to stay below, in the map stretched to [0, 1]: ``max_scored_channels`` (16
-            if None) is doubled until the map changes by no more. An estimate, not a bound.
-        autocast_dtype: ``torch.bfloat16`` or ``torch.float16`` for the forward passes of masked
-            images under ``torch.autocast``; scores are compared in float32. None leaves the
-            precision to ``forward_func``.
-
-    Raises:
-        InputError: If a setting is out of its range or the layer is not in the model.
-    """
+class ScoreExplainer(Explainer, PerturbationAttribution):
+    """The algorithm of :class:`ScoreWeighting`; subclasses give ``attribute``."""
 
     cost = "channels"
 
@@ -84,54 +57,6 @@ class ScoreWeighting(Explainer, PerturbationAttribution):
         self.max_scored_channels = max_scored_channels
         self.tolerance = tolerance
         self.autocast_dtype = autocast_dtype
-
-    @logged
-    def attribute(
-        self,
-        inputs: Images,
-        objective: Objective | None = None,
-        baselines: Any = None,
-        additional_forward_args: Any = None,
-        perturbations_per_eval: int | None = None,
-        show_progress: bool = False,
-        interpolate_mode: str | None = "bilinear",
-        return_scores: bool = False,
-    ) -> Any:
-        """Explain the objective of each image.
-
-        Args:
-            inputs: Images (B, C, H, W), as the model takes them.
-            objective: What is explained, from :mod:`reid_explain.objectives`; None for
-                ``Cosine()``, the similarity of a masked image to the image itself.
-            baselines: What shows where the mask is 0: images (B or 1, C, H, W) or a number;
-                None for the image under a Gaussian blur (:func:`~reid_explain.blurred`).
-            additional_forward_args: Further arguments of ``forward_func``, one or a tuple. A
-                tensor with B rows follows its images; :class:`.Shared` passes it whole.
-            perturbations_per_eval: The most images in one forward pass; it bounds the memory and
-                does not change the result beyond rounding. None fills the device.
-            show_progress: Whether to show a bar on standard error.
-            interpolate_mode: ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` to the size of the
-                images; None for the layer's own h x w.
-            return_scores: Whether to return the scores S as well.
-
-        Returns:
-            Maps (B, 1, H, W), at least 0, within the range of the activations; with
-            ``return_scores`` a pair of these and the scores (B, K) of the K channels.
-
-        Raises:
-            InputError: If an argument does not fit, the layer gives no map, or an embedding is
-                zero, NaN or infinite.
-        """
-        return self._explain_by_scores(
-            inputs,
-            objective or Cosine(),
-            baselines,
-            additional_forward_args,
-            perturbations_per_eval,
-            show_progress,
-            interpolate_mode,
-            return_scores,
-        )
 
     def _explain_by_scores(
         self,
@@ -195,6 +120,85 @@ class ScoreWeighting(Explainer, PerturbationAttribution):
             return measure(channel_range(activation) > 0)
         first = self.max_scored_channels or FIRST_SCORED
         return sampled_scores(measure, activation, first, self.tolerance)
+
+
+class ScoreWeighting(ScoreExplainer):
+    r"""Weights the layer's channels with the softmax of the scores s of masked images.
+
+    .. math:: L = \mathrm{ReLU}\left(\sum_k a_k A^k\right), \quad
+        a = \mathrm{softmax}_k(S_k), \quad
+        S_k = s(X \circ M_k + B \circ (1 - M_k)) - s(B), \quad
+        M_k = \mathrm{minmax}(\mathrm{upsample}(A^k))
+
+    A constant channel has no mask: its image is the baseline, so its score is 0, and it costs no
+    forward pass. Masked images are made and forgotten ``perturbations_per_eval`` at a time; the
+    images of a batch share forward passes.
+
+    Args:
+        forward_func: As for every :class:`.Explainer`; no gradients needed.
+        layer: As for every explainer.
+        reshape_transform: As for every explainer.
+        max_scored_channels: How many channels of an image are scored at most; the scores of the
+            others, whose masks resemble theirs, are predicted
+            (:mod:`reid_explain.explainers.landmarks`). All channels enter the map. None, or at
+            least the number of channels that are not constant, is the exact map.
+        tolerance: Error to stay below, in the map stretched to [0, 1]: ``max_scored_channels`` (16
+            if None) is doubled until the map changes by no more. An estimate, not a bound.
+        autocast_dtype: ``torch.bfloat16`` or ``torch.float16`` for the forward passes of masked
+            images under ``torch.autocast``; scores are compared in float32. None leaves the
+            precision to ``forward_func``.
+
+    Raises:
+        InputError: If a setting is out of its range or the layer is not in the model.
+    """
+
+    @logged
+    def attribute(
+        self,
+        inputs: Images,
+        objective: Objective | None = None,
+        baselines: Any = None,
+        additional_forward_args: Any = None,
+        perturbations_per_eval: int | None = None,
+        show_progress: bool = False,
+        interpolate_mode: str | None = "bilinear",
+        return_scores: bool = False,
+    ) -> Any:
+        """Explain the objective of each image.
+
+        Args:
+            inputs: Images (B, C, H, W), as the model takes them.
+            objective: What is explained, from :mod:`reid_explain.objectives`; None for
+                ``Cosine()``, the similarity of a masked image to the image itself.
+            baselines: What shows where the mask is 0: images (B or 1, C, H, W) or a number;
+                None for the image under a Gaussian blur (:func:`~reid_explain.blurred`).
+            additional_forward_args: Further arguments of ``forward_func``, one or a tuple. A
+                tensor with B rows follows its images; :class:`.Shared` passes it whole.
+            perturbations_per_eval: The most images in one forward pass; it bounds the memory and
+                does not change the result beyond rounding. None fills the device.
+            show_progress: Whether to show a bar on standard error.
+            interpolate_mode: ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` to the size of the
+                images; None for the layer's own h x w.
+            return_scores: Whether to return the scores S as well.
+
+        Returns:
+            Maps (B, 1, H, W), at least 0, within the range of the activations; with
+            ``return_scores`` a pair of these and the scores (B, K) of the K channels.
+
+        Raises:
+            InputError: If an argument does not fit, the layer gives no map, or an embedding is
+                zero, NaN or infinite.
+        """
+        return self._explain_by_scores(
+            inputs,
+            objective or Cosine(),
+            baselines,
+            additional_forward_args,
+            perturbations_per_eval,
+            show_progress,
+            interpolate_mode,
+            return_scores,
+        )
 
 
 class _BlockScore:

@@ -10,11 +10,11 @@ from reid_explain.datasets import SyntheticReID, to_tensor
 from reid_explain.explainers.landmarks import (
     LENGTH,
     NUGGET,
+    channel_range,
     kernel_length,
     landmarks,
     predicted,
     sampled_scores,
-    spans,
     weighted_sum,
 )
 from reid_explain.fills import unit_range
@@ -41,20 +41,20 @@ def counted(net: nn.Module) -> list[int]:
 
 
 @both
-@pytest.mark.parametrize("clusters", [CHANNELS - 2, CHANNELS, 1000])
-def test_as_many_clusters_as_live_channels_are_exact(explainer, clusters):
+@pytest.mark.parametrize("count", [CHANNELS - 2, CHANNELS, 1000])
+def test_as_many_scored_channels_as_live_channels_are_exact(explainer, count):
     net = net_with_dead_channels()
     exact = explainer(net, "relu").attribute(X, return_scores=True)
-    ours = explainer(net, "relu", clusters=clusters).attribute(X, return_scores=True)
+    ours = explainer(net, "relu", max_scored_channels=count).attribute(X, return_scores=True)
     close(ours, exact)
     assert (ours[1][:, [1, 3]] == 0).all()
 
 
 @both
-def test_clusters_cost_one_forward_each(explainer):
+def test_sampled_channels_cost_one_forward_each(explainer):
     net = net_with_dead_channels()
     seen = counted(net)
-    explainer(net, "relu", clusters=4).attribute(X)
+    explainer(net, "relu", max_scored_channels=4).attribute(X)
     assert seen == [3, 3, 12]  # the images, their baselines, four masks of each
 
 
@@ -62,7 +62,7 @@ def test_clusters_cost_one_forward_each(explainer):
 def test_what_is_measured_is_exact_and_the_rest_is_near(explainer):
     net = net_with_dead_channels()
     _, exact = explainer(net, "relu").attribute(X, return_scores=True)
-    _, ours = explainer(net, "relu", clusters=6).attribute(X, return_scores=True)
+    _, ours = explainer(net, "relu", max_scored_channels=6).attribute(X, return_scores=True)
     same = (ours - exact).abs() < 1e-12
     assert (same.sum(dim=1) >= 6 + 2).all()
     assert not same.all()
@@ -70,7 +70,9 @@ def test_what_is_measured_is_exact_and_the_rest_is_near(explainer):
 
 
 @both
-@pytest.mark.parametrize("settings", [{"clusters": 5}, {"tolerance": 0.02, "clusters": 2}])
+@pytest.mark.parametrize(
+    "settings", [{"max_scored_channels": 5}, {"tolerance": 0.02, "max_scored_channels": 2}]
+)
 def test_the_same_twice_alone_and_in_a_batch(explainer, settings):
     ours = explainer(net_with_dead_channels(), "relu", **settings)
     torch.manual_seed(0)
@@ -88,9 +90,11 @@ def test_a_batch_where_one_image_has_few_live_channels():
     net = PooledNet(CHANNELS).eval()
     x = X.clone()
     x[1] = 0.5  # one colour: what lives is the border
-    shared = ScoreFAM(net, "relu", clusters=8).attribute(x, return_scores=True)
+    shared = ScoreFAM(net, "relu", max_scored_channels=8).attribute(x, return_scores=True)
     for i in range(3):
-        alone = ScoreFAM(net, "relu", clusters=8).attribute(x[i : i + 1], return_scores=True)
+        alone = ScoreFAM(net, "relu", max_scored_channels=8).attribute(
+            x[i : i + 1], return_scores=True
+        )
         close(alone, tuple(part[i : i + 1] for part in shared))
 
 
@@ -99,7 +103,7 @@ def test_no_live_channel_at_all():
     net.conv.weight.data.zero_()
     net.conv.bias.data.fill_(1)
     exact = ScoreFAM(net, "relu").attribute(X)
-    assert torch.equal(ScoreFAM(net, "relu", clusters=2).attribute(X), exact)
+    assert torch.equal(ScoreFAM(net, "relu", max_scored_channels=2).attribute(X), exact)
     assert torch.equal(ScoreFAM(net, "relu", tolerance=0.1).attribute(X), exact)
 
 
@@ -200,7 +204,7 @@ def test_the_tolerance_is_met_on_a_trained_network(trained, tolerance, most):
     assert asked <= most
 
 
-def test_64_clusters_are_close_on_a_trained_network(trained):
+def test_64_scored_channels_are_close_on_a_trained_network(trained):
     worst, asked = error(trained, count=64)
     assert asked == 2 * 64
     assert (worst <= 0.02).all()
@@ -215,7 +219,7 @@ def test_refinement_measures_nothing_twice(trained):
         return scores * wanted
 
     guess = sampled_scores(measure, activation, 4, 1e-9)
-    assert (seen == (spans(activation) > 0)).all()
+    assert (seen == (channel_range(activation) > 0)).all()
     close(guess, scores)
 
 
@@ -226,9 +230,9 @@ def test_refinement_measures_nothing_twice(trained):
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"clusters": 0}, "clusters: got 0"),
-        ({"clusters": 2.0}, r"clusters: got 2\.0"),
-        ({"clusters": True}, "clusters: got True"),
+        ({"max_scored_channels": 0}, "max_scored_channels: got 0"),
+        ({"max_scored_channels": 2.0}, r"max_scored_channels: got 2\.0"),
+        ({"max_scored_channels": True}, "max_scored_channels: got True"),
         ({"tolerance": 0}, "tolerance: got 0"),
         ({"tolerance": 1.5}, r"tolerance: got 1\.5"),
         ({"tolerance": "low"}, "tolerance: got 'low'"),
