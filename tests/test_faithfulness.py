@@ -362,10 +362,10 @@ def test_match_similarity_agrees_with_a_plain_loop(seed):
         for n in (5, 9)
     )
     expected = []
-    for q, identity, camera in zip(*query, strict=True):
+    for q, identity, camera in zip(*query[:3], strict=True):
         cosines = [
             float(F.cosine_similarity(q / q.norm(), g / g.norm(), dim=0))
-            for g, i, c in zip(*gallery, strict=True)
+            for g, i, c in zip(*gallery[:3], strict=True)
             if i == identity and i > 0 and c != camera
         ]
         expected.append(sum(cosines) / len(cosines) if cosines else NAN)

@@ -177,7 +177,7 @@ def test_agrees_with_the_sorted_evaluation_on_a_random_gallery(metric):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"embeddings": torch.ones(2, 3)}, r"gallery: .*\(2, 3\).*expected \(N, 2\)"),
+        ({"embeddings": torch.ones(2, 3)}, r"query: .*\(2, 2\).*expected \(N, 3\)"),
         ({"identities": torch.ones(3, dtype=torch.int64)}, r"gallery: .*\(3,\)"),
         ({"embeddings": torch.tensor([[NAN, 1.0]] * 2)}, "gallery: .*NaN"),
         ({"embeddings": torch.zeros(2, 2)}, "gallery: .*zero vector"),

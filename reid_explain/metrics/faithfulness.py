@@ -22,8 +22,7 @@ from reid_explain.checks import (
 )
 from reid_explain.errors import InputError
 from reid_explain.fills import unit_range
-from reid_explain.metrics.embedding import Embedded
-from reid_explain.metrics.retrieval import check_embedded, match_indices
+from reid_explain.retrieval import Embedded, Gallery
 
 AREA_FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 """The kept areas at which maps are compared."""
@@ -197,42 +196,8 @@ def kept_area(masks: Tensor) -> Tensor:
 
 
 def match_similarity(query: Embedded, gallery: Embedded) -> Tensor:
-    """Return each query's mean cosine with its matches, (Q,) float64; NaN without a match.
-
-    Matches are the gallery images of the query's identity from other cameras. FAM's sum over
-    them in place of the mean gives the same AS Drop: their number cancels. The mean of the
-    cosines is the cosine with the mean of the matches' directions, so the matches are looked up
-    once for each identity and camera, and the gallery is never copied.
-
-    Args:
-        query: embeddings (Q, D), identities and cameras (Q,).
-        gallery: embeddings (G, D), identities and cameras (G,).
-
-    Raises:
-        InputError: If shapes disagree or an embedding is zero, NaN or infinite.
-
-    Source: FAM, equation 15.
-
-    Example:
-        >>> query = Embedded(torch.tensor([[1.0, 0.0]]), torch.tensor([7]), torch.tensor([1]))
-        >>> gallery = Embedded(
-        ...     torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.tensor([7, 7]), torch.tensor([2, 3])
-        ... )
-        >>> match_similarity(query, gallery)  # cosines 1 and 0
-        tensor([0.5000], dtype=torch.float64)
-    """
-    check_embedded(query, gallery, "cosine")
-    people = torch.stack([query.identities, query.cameras], dim=1)
-    distinct, member = torch.unique(people, dim=0, return_inverse=True)
-    matches = (match_indices(identity, camera, gallery) for identity, camera in distinct)
-    centres = torch.stack([_directions(gallery.embeddings[rows]).mean(dim=0) for rows in matches])
-    return (_directions(query.embeddings) * centres[member]).sum(dim=1)
-
-
-def _directions(embeddings: Tensor) -> Tensor:
-    precise = embeddings.double()
-    lengths: Tensor = precise.norm(dim=1, keepdim=True)
-    return precise / lengths
+    """TODO(house): drop. It is ``Gallery(gallery).match_similarity(query)``."""
+    return Gallery(gallery).match_similarity(query)
 
 
 def drop(original: Tensor, explained: Tensor, baseline: Tensor) -> Tensor:

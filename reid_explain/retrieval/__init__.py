@@ -1,0 +1,28 @@
+"""Retrieval under the camera rule: embeddings of records, a prepared gallery, AP and CMC.
+
+The protocol of Market-1501 (Zheng et al., ICCV 2015): a match is a gallery image of the query's
+identity from another camera. Gallery images of its identity from its own camera are junk, as is
+every image whose role is junk: they are left out. A distractor matches no query, and counts.
+"""
+
+from reid_explain.retrieval.embedded import Embedded, embed_records, relevance
+from reid_explain.retrieval.gallery import Gallery, RetrievalScores, ranks_by_distance
+from reid_explain.retrieval.scores import (
+    RetrievalSummary,
+    average_precision,
+    cumulative_matches,
+    summarize,
+)
+
+__all__ = [
+    "Embedded",
+    "Gallery",
+    "RetrievalScores",
+    "RetrievalSummary",
+    "average_precision",
+    "cumulative_matches",
+    "embed_records",
+    "ranks_by_distance",
+    "relevance",
+    "summarize",
+]
