@@ -1,0 +1,115 @@
+"""Every registered explainer, and every cell of algorithms x objectives, keeps the contract."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from reid_explain import (
+    Concept,
+    Cosine,
+    ExtremalDescent,
+    GradFAM,
+    GradientWeighting,
+    Logit,
+    Margin,
+    Norm,
+    Projection,
+    ScoreWeighting,
+)
+from reid_explain.explainers.controls import ActivationMean
+from reid_explain.explainers.registry import EXPLAINERS
+from reid_explain.testing import check_explainer, explainer_checks, pictures
+
+FAST = {"ExtremalFAM": {"rounds": 1, "descents": 2}}
+PRESETS = [
+    name
+    for name, explainer in EXPLAINERS.items()
+    if explainer.__module__.startswith("reid_explain.explainers")
+]
+CHECKS = [check.__name__ for check in explainer_checks(GradFAM)]
+OBJECTIVES = {
+    "Norm": lambda batch: Norm(),
+    "Projection": lambda batch: Projection(pictures(1, seed=7)),
+    "Cosine": lambda batch: Cosine(pictures(1, seed=7)),
+    "Logit": lambda batch: Logit(1),
+    "Margin": lambda batch: Margin(pictures(1, seed=7), pictures(1, seed=8)),
+    "Concept": lambda batch: Concept(torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)),
+}
+ALGORITHMS = {
+    "mean": GradientWeighting,
+    "elementwise": partial(GradientWeighting, weights="elementwise"),
+    "positive": partial(GradientWeighting, weights="positive"),
+    "score": ScoreWeighting,
+    "sampled score": partial(ScoreWeighting, max_scored_channels=3),
+    "descent": partial(ExtremalDescent, rounds=1, descents=2),
+    "control": ActivationMean,
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets(name, check):
+    explainer = partial(EXPLAINERS[name], **FAST.get(name, {}))
+    (found,) = (c for c in explainer_checks(explainer) if c.__name__ == check)
+    found()
+
+
+@pytest.mark.filterwarnings("ignore:.*every map is zero")
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_cells(algorithm, objective):
+    given = OBJECTIVES[objective]
+    for check in explainer_checks(
+        ALGORITHMS[algorithm], given=lambda batch: {"objective": given(batch)}
+    ):
+        if check.__name__ in CELL_CHECKS:
+            check()
+
+
+CELL_CHECKS = (
+    "check_form",
+    "check_batch_parity",
+    "check_layers",
+    "check_containers",
+    "check_gradient_modes",
+    "check_nothing_left_behind",
+    "check_bad_input",
+)
+"""The objective stays whole here: Captum does not expand it with the images."""
+
+
+class Careless(GradFAM):
+    """Breaks a promise, by name."""
+
+    broken = ""
+
+    def _map(self, images, args, objective):
+        maps = super()._map(images, args, objective)
+        if self.broken == "hook":
+            self.layer.register_forward_hook(lambda *_: None)
+        if self.broken == "mode":
+            self.forward_func.head.train()
+        if self.broken == "grad":
+            next(p for p in self.forward_func.parameters() if p.dim() > 1).grad = None
+        if self.broken == "batch":
+            maps = maps - maps.mean(dim=0, keepdim=True)
+        if self.broken == "random":
+            maps = maps + torch.rand(())
+        return maps
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("hook", "hooks changed"),
+        ("mode", "modes changed"),
+        ("grad", "grads changed"),
+        ("batch", "check_batch_parity"),
+        ("random", "check_"),
+    ],
+)
+def test_the_contract_catches_what_breaks_it(broken, message):
+    explainer = type("Broken", (Careless,), {"broken": broken})
+    with pytest.raises(AssertionError, match=message):
+        check_explainer(explainer)
