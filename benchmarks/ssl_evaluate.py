@@ -24,6 +24,7 @@ from reid_explain.datasets.images import normalize
 from reid_explain.datasets.records import Record
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.explainers.layout import upsample
+from reid_explain.inputs import InputSpec
 from reid_explain.metrics.embedding import Embedded
 from reid_explain.metrics.localisation import area, energy_inside, pointing_game
 from reid_explain.metrics.retrieval import match_ranks, summarize
@@ -64,7 +65,7 @@ def evaluate(settings: argparse.Namespace) -> None:
     world = SyntheticReID()
     records = [*world.query, *world.gallery]
     cache = settings.cache or settings.output / "test_images.npy"
-    pixels = cached_pixels(world, records, size, cache)
+    pixels = cached_pixels(world, records, InputSpec(size), cache)
     images = normalize(torch.from_numpy(np.array(pixels)).float() / 255)
     scenes = draw(world, images[: len(world.query)], settings.images, settings.seed)
     rows = Rows(

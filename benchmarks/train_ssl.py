@@ -41,6 +41,7 @@ from training_run import (
 )
 
 from reid_explain.datasets.records import ReIDDataset
+from reid_explain.inputs import InputSpec
 from reid_explain.models.build import build_model
 from reid_explain.models.pretrained import save_trained
 from reid_explain.training.images import TrainingImages
@@ -139,7 +140,7 @@ def run(settings: argparse.Namespace, accelerator: Accelerator) -> None:
             save_trained(byol.model, card, architecture, dtype=dtype, epoch=epoch, recipe=recipe)
 
     loop = build_loop(settings, accelerator, byol, loader, keep)
-    if accelerator.is_main_process and loop.finished_epochs == 0:
+    if accelerator.is_main_process and loop.completed_epochs == 0:
         keep(0)
     loop.fit()
 
@@ -149,7 +150,7 @@ def training_batches(
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """Return this process's part of the batches, two views of each image."""
     pixels = training_pixels(settings, accelerator, dataset)
-    views = TwoViews(settings.image_size, settings.smallest_crop)
+    views = TwoViews(InputSpec(tuple(settings.image_size)), settings.smallest_crop)
     batches = ShuffledBatches(
         len(pixels),
         settings.batch,

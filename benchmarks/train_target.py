@@ -37,6 +37,7 @@ from training_run import (
 
 from reid_explain.datasets.records import Record, ReIDDataset
 from reid_explain.errors import InputError
+from reid_explain.inputs import InputSpec
 from reid_explain.metrics.embedding import embed_records
 from reid_explain.metrics.retrieval import match_ranks, summarize
 from reid_explain.models.build import PART_NETS, build_model
@@ -152,10 +153,11 @@ def build_loop(
         step,
         optimizers(step.model, step.loss, settings),
         training_batches(settings, accelerator, dataset),
-        folder=settings.output,
+        settings.output,
         epochs=settings.epochs,
         learning_rate=learning_rate,
         seed=settings.seed,
+        saved=step.model,
     )
 
 
@@ -176,7 +178,9 @@ def training_batches(
         accelerator.num_processes,
     )
     return DataLoader(
-        TrainingImages(pixels, labels, settings.seed, augmentation(pixels.shape[2:])),
+        TrainingImages(
+            pixels, labels, settings.seed, augmentation(InputSpec(tuple(settings.image_size)))
+        ),
         batch_sampler=batches,
         num_workers=settings.workers,
         persistent_workers=settings.workers > 0,
@@ -205,7 +209,7 @@ def finish(
 ) -> None:
     """Write the network as it will be used, evaluate that, and print the figures."""
     device = loop.accelerator.device
-    model = loop.saved.model
+    model = loop.saved
     card = settings.output / "model.json"
     dtype = getattr(torch, settings.stored_dtype)
     facts = {

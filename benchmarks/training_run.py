@@ -12,6 +12,7 @@ from command_line import MODEL_HELP, add_dataset, model_name
 from reid_explain.datasets.catalogue import SYNTHETIC, open_dataset
 from reid_explain.datasets.records import ReIDDataset
 from reid_explain.errors import InputError
+from reid_explain.inputs import InputSpec
 from reid_explain.models.build import BASELINES
 from reid_explain.models.pooling import POOLINGS
 from reid_explain.models.resnet import RESNETS
@@ -70,11 +71,11 @@ def training_pixels(
     settings: argparse.Namespace, accelerator: Accelerator, dataset: ReIDDataset
 ) -> Any:
     """Return the resized training images, made by one process and read by all."""
-    with accelerator.main_process_first():
+    with accelerator.local_main_process_first():
         return cached_pixels(
             dataset,
             dataset.train,
-            tuple(settings.image_size),
+            InputSpec(tuple(settings.image_size)),
             settings.cache or settings.output / "train_images.npy",
             workers=settings.workers,
             show_progress=accelerator.is_main_process,

@@ -201,8 +201,10 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_training(target, world, tmp_
     end = weights(interpreter)
     trained_parts = [key for key in end if key.split(".")[0] in ("stages", "head")]
     assert all(torch.equal(end[key], kept[1][key]) for key in trained_parts)
-    last = load_file(tmp_path / "checkpoint" / "model.safetensors")
-    assert all(torch.equal(last[key], kept[3][key]) for key in trained_parts)
+    last = load_file(tmp_path / "checkpoint" / "0004" / "model.safetensors")
+    assert all(
+        torch.equal(last[f"interpreter.network.{key}"], kept[3][key]) for key in trained_parts
+    )
     # Once more on the finished run: nothing is trained, the same epoch is the best.
     again, _ = train(target, world, tmp_path, recipe)
     assert same(weights(again), end)

@@ -5,18 +5,19 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import train_target
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
 from torch.nn import functional
 
 from reid_explain import InputError
 from reid_explain.datasets import Market1501, Record
+from reid_explain.inputs import InputSpec
 from reid_explain.models import load_trained
 from reid_explain.training import loop
 from reid_explain.training.images import TrainingImages, augmentation, cached_pixels
@@ -89,7 +90,7 @@ def pixels():
 
 
 def test_augmentation_depends_on_the_draw_and_nothing_else(pixels):
-    images = TrainingImages(pixels, [4, 9], 0, augmentation(pixels.shape[2:]))
+    images = TrainingImages(pixels, [4, 9], 0, augmentation(InputSpec((48, 24))))
     torch.manual_seed(1)
     first, label = images[Draw(1, 2, 3)]
     before = torch.random.get_rng_state()
@@ -99,14 +100,16 @@ def test_augmentation_depends_on_the_draw_and_nothing_else(pixels):
     assert torch.equal(first, again)
     assert torch.equal(before, torch.random.get_rng_state())
     others = [images[Draw(1, 3, 3)], images[Draw(1, 2, 4)], images[Draw(0, 2, 3)]]
-    others.append(TrainingImages(pixels, [4, 9], 1, augmentation(pixels.shape[2:]))[Draw(1, 2, 3)])
+    others.append(
+        TrainingImages(pixels, [4, 9], 1, augmentation(InputSpec((48, 24))))[Draw(1, 2, 3)]
+    )
     assert not any(torch.equal(first, other) for other, _ in others)
 
 
 def test_augmentation_flips_shifts_and_erases():
     # A ramp from left to right: its sign is the flip; black from the padding shows the shift.
     ramp = np.broadcast_to(np.linspace(60, 200, 24).astype(np.uint8), (1, 3, 48, 24))
-    images = TrainingImages(ramp, [0], 0, augmentation(ramp.shape[2:]))
+    images = TrainingImages(ramp, [0], 0, augmentation(InputSpec((48, 24))))
     drawn = torch.stack([images[Draw(0, 0, k)][0] for k in range(400)])
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     erased = (drawn == 0).all(1)
@@ -139,7 +142,7 @@ def test_images_are_loaded_once_unless_they_changed(tmp_path):
     path = tmp_path / "images.npy"
 
     def cached(world, records=records):
-        return cached_pixels(world, records, (6, 4), path, show_progress=False)
+        return cached_pixels(world, records, InputSpec((6, 4)), path, show_progress=False)
 
     first = Counting()
     pixels = cached(first)
@@ -216,14 +219,14 @@ def test_circle_loss_by_hand():
     torch.testing.assert_close(found, torch.stack(losses).mean(), rtol=1e-4, atol=1e-4)
 
 
-def test_centre_loss_by_hand():
+def test_center_loss_by_hand():
     centers = CenterLoss(2, 2, weight=0.1)
     centers.centers.data = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
     pooled = torch.tensor([[3.0, 4.0], [1.0, 3.0]], requires_grad=True)
     labels = torch.tensor([0, 1])
     terms = ReIDLoss(centers=centers)(pooled, torch.zeros(2, 2), labels)
-    assert terms["centre"].item() == pytest.approx(0.1 * (25 + 4) / 2 / 2)
-    terms["centre"].backward()
+    assert terms["center"].item() == pytest.approx(0.1 * (25 + 4) / 2 / 2)
+    terms["center"].backward()
     torch.testing.assert_close(centers.centers.grad[0], -0.1 * torch.tensor([3.0, 4.0]) / 2)
 
 
@@ -333,33 +336,27 @@ class Interrupted(BaseException):
     pass
 
 
-def fail_at(monkeypatch, owner, name, call, when=lambda *args: True):
-    """Raise in place of call number ``call`` (from 1) for which ``when`` holds."""
+def fail_at(monkeypatch, owner, name, call):
+    """Raise in place of call number ``call`` (from 1)."""
     original, calls = getattr(owner, name), []
 
     def patched(*args, **kwargs):
-        if when(*args):
-            calls.append(args)
-            if len(calls) == call:
-                raise Interrupted
+        calls.append(args)
+        if len(calls) == call:
+            raise Interrupted
         return original(*args, **kwargs)
 
     monkeypatch.setattr(owner, name, patched)
-
-
-def is_checkpoint(path, *_):
-    return path.name.startswith("checkpoint")
 
 
 INTERRUPTIONS = {
     "before the first step": (loop.TrainingLoop, "_train_batch", 1),
     "in the first epoch": (loop.TrainingLoop, "_train_batch", 2),
     "in the second epoch": (loop.TrainingLoop, "_train_batch", 7),
-    "before a checkpoint's weights": (loop, "save_file", 2),
-    "between the two files of a checkpoint": (torch, "save", 2),
-    "before the old checkpoint moves": (Path, "rename", 2, is_checkpoint),
-    "between the old checkpoint and the new": (Path, "rename", 3, is_checkpoint),
-    "before the log": (loop, "write_log", 2),
+    "before a checkpoint": (Accelerator, "save_state", 2),
+    "between the files of a checkpoint": (torch, "save", 4),
+    "before the log": (loop.TrainingLoop, "_write_log", 2),
+    "before the last checkpoint is removed": (loop.shutil, "rmtree", 1),
     "before the evaluation": (train_target, "evaluate", 1),
 }
 
@@ -398,7 +395,7 @@ def test_every_option_resumes_exactly(market, tmp_path, monkeypatch):
         with pytest.raises(Interrupted):
             train(market, tmp_path / "run", OPTIONS)
     assert train(market, tmp_path / "run", OPTIONS, "--resume") == whole
-    assert "centre" in log(tmp_path / "run")[0]
+    assert "center" in log(tmp_path / "run")[0]
     assert load_trained(tmp_path / "run" / "model.json").pool.p.item() != 3
 
 
@@ -447,7 +444,7 @@ def one_step(market, output, monkeypatch, process):
     kept = []
     with monkeypatch.context() as patch:
         patch.setattr(train_target, "IdentityBatches", part)
-        patch.setattr(train_target, "finish", lambda *_: kept.append(_[-1].saved.model))
+        patch.setattr(train_target, "finish", lambda *_: kept.append(_[-1].saved))
         AcceleratorState._reset_state(reset_partial_state=True)
         train_target.main(command(market, output, ONE_STEP))
     return kept[0]

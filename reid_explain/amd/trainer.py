@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from reid_explain.amd.decomposition import all_distances
@@ -23,12 +22,13 @@ from reid_explain.checks import check_at_least
 from reid_explain.datasets.attributes import record_labels
 from reid_explain.datasets.records import Record, ReIDDataset
 from reid_explain.errors import InputError
+from reid_explain.inputs import InputSpec
 from reid_explain.metrics.attributes import frequencies
 from reid_explain.training.images import (
-    NORMALIZED,
     TrainingImages,
     augmentation,
     cached_pixels,
+    to_input,
 )
 from reid_explain.training.loop import BEST, TrainingLoop
 from reid_explain.training.sampling import IdentityBatches
@@ -222,12 +222,12 @@ class Sources:
         Augmented ones are this process's part of them and other ones in each epoch; the others
         are the same for every process.
         """
-        recipe, size = self.recipe, self.interpreter.image_size
-        with self.accelerator.main_process_first():
+        recipe, spec = self.recipe, InputSpec(self.interpreter.image_size)
+        with self.accelerator.local_main_process_first():
             pixels = cached_pixels(
                 self.dataset,
                 records,
-                size,
+                spec,
                 cache,
                 workers=self.workers,
                 show_progress=self.accelerator.is_main_process,
@@ -242,7 +242,7 @@ class Sources:
             recipe.seed,
             *(process if augmented else (0, 1)),
         )
-        augment = augmentation(size, erasing=0) if augmented else v2.Compose(NORMALIZED)
+        augment = augmentation(spec, erasing=0) if augmented else to_input(spec)
         return DataLoader(
             TrainingImages(pixels, labels.unbind(), recipe.seed, augment),
             batch_sampler=batches,
@@ -299,7 +299,7 @@ def fit_prototypes(interpreter: AMDInterpreter, images: TrainingImages[Tensor]) 
     network = interpreter.network
     sums = torch.zeros_like(network.prototypes, dtype=torch.float64)
     counts = torch.zeros(sums.shape[:2], dtype=torch.float64, device=sums.device)
-    normalized = v2.Compose(NORMALIZED)
+    normalized = to_input(InputSpec(interpreter.image_size))
     starts = range(0, len(images), BATCH)
     for start in tqdm(starts, desc="prototypes", unit="batch"):
         pixels = torch.from_numpy(np.array(images.pixels[start : start + BATCH]))

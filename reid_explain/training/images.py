@@ -1,6 +1,10 @@
 """Training images: loaded once, kept as bytes, augmented anew at every draw."""
 
-from collections.abc import Sequence
+import math
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,69 +16,71 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from reid_explain.datasets.images import IMAGENET_MEAN, IMAGENET_STD, resize
 from reid_explain.datasets.records import Record, ReIDDataset
+from reid_explain.inputs import InputSpec
 from reid_explain.training.sampling import Draw
 
 Pixels = NDArray[np.uint8]
-NORMALIZED = (
-    v2.ToDtype(torch.float32, scale=True),
-    v2.Normalize(list(IMAGENET_MEAN), list(IMAGENET_STD)),
-)
-
-
 Label = TypeVar("Label")
 
 
+@dataclass
 class TrainingImages(Dataset[tuple[Tensor, Label]]):
-    """Augmented images with their labels, (3, H, W) and what stands in ``labels``, by ``Draw``.
+    """Augmented images with their labels by ``Draw``: (3, H, W) and an item of ``labels``.
 
-    The augmentation depends on the seed and the draw's epoch and position and nothing else.
+    The augmentation is a function of ``seed`` and the draw's epoch and position. A training set
+    that changes with the epoch overrides ``load``.
 
     Args:
-        pixels: all images, (N, 3, H, W) uint8.
-        labels: of each image; its class, or an array.
+        pixels: all images, (N, 3, H, W) uint8 RGB.
+        labels: label of each image, of any type.
         seed: of the augmentation.
-        augment: uint8 images (3, H, W) to the network's input.
+        augment: maps a uint8 image (3, H, W) to the model's input.
     """
 
-    def __init__(
-        self, pixels: Pixels, labels: Sequence[Label], seed: int, augment: v2.Transform
-    ) -> None:
-        self.pixels = pixels
-        self.labels = labels
-        self.seed = seed
-        self.augment = augment
+    pixels: Pixels
+    labels: Sequence[Label]
+    seed: int
+    augment: Callable[[Tensor], Tensor]
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.pixels)
+        return len(self.labels)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Label]:
-        """Return the image of one draw."""
-        image = torch.from_numpy(np.array(self.pixels[draw.image]))
+        """Return the augmented image and the label of one draw."""
+        image, label = self.load(draw)
         key = np.random.SeedSequence((self.seed, draw.epoch, draw.position))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
-            return self.augment(image), self.labels[draw.image]
+            return self.augment(image), label
+
+    def load(self, draw: Draw) -> tuple[Tensor, Label]:
+        """Return the image (3, H, W) uint8 and the label of one draw."""
+        return torch.from_numpy(np.array(self.pixels[draw.image])), self.labels[draw.image]
 
 
-def augmentation(size: Sequence[int], erasing: float = 0.5) -> v2.Transform:
-    """Return the augmentation of Luo et al. 2019, from uint8 images to normalised ones.
+def to_input(spec: InputSpec) -> v2.Compose:
+    """Return the function from uint8 RGB images (..., 3, H, W) to what a model takes."""
+    return v2.Compose([v2.ToDtype(torch.float32, scale=True), spec.from_rgb])
 
-    Flip, padding by 10 and crop, normalisation, random erasing with the mean colour (Zhong et
-    al., AAAI 2020).
+
+def augmentation(spec: InputSpec, erasing: float = 0.5) -> v2.Transform:
+    """Return the augmentation of Luo et al. 2019, from uint8 images to the model's input.
+
+    Flip, padding by 10 and crop, normalization, random erasing with the mean color (Zhong et al.,
+    AAAI 2020).
 
     Args:
-        size: height and width of the images.
-        erasing: probability of the erasing.
+        spec: what the model takes.
+        erasing: probability of random erasing.
     """
     erase = v2.RandomErasing(erasing, scale=(0.02, 0.4), ratio=(0.3, 3.33), value=0.0)
     return v2.Compose(
         [
             v2.RandomHorizontalFlip(0.5),
-            v2.RandomCrop(list(size), padding=10),
-            *NORMALIZED,
+            v2.RandomCrop(list(spec.size), padding=10),
+            to_input(spec),
             *([erase] if erasing else []),
         ]
     )
@@ -83,42 +89,39 @@ def augmentation(size: Sequence[int], erasing: float = 0.5) -> v2.Transform:
 def cached_pixels(
     dataset: ReIDDataset,
     records: Sequence[Record],
-    size: tuple[int, int],
+    spec: InputSpec,
     path: Path,
     *,
     workers: int = 0,
     show_progress: bool = True,
 ) -> Pixels:
-    """Return the resized images of ``records`` as (N, 3, H, W) uint8, mapped from ``path``.
+    """Return the resized images of ``records`` as (N, 3, H, W) uint8, memory-mapped from ``path``.
 
-    The file is written when it is absent or damaged, or when its first, middle or last image is
-    not what ``dataset`` loads today.
+    The file is written if it is absent or damaged, or if its first, middle or last image is not
+    what ``dataset`` loads today. Several processes may write the same file at once.
 
     Raises:
         InputError: an image cannot be read.
+        OSError: the file cannot be written, as on a full disk; it names the file.
     """
-    images = _Resized(dataset, records, size)
+    images = _Resized(dataset, records, spec)
     if not _is_current(path, images):
-        partial = path.with_suffix(".partial")
-        _write(partial, images, workers, show_progress)
-        partial.replace(path)
+        _write(path, images, workers, show_progress)
     pixels: Pixels = np.load(path, mmap_mode="r")
     return pixels
 
 
+@dataclass
 class _Resized(Dataset[Pixels]):
-    def __init__(
-        self, dataset: ReIDDataset, records: Sequence[Record], size: tuple[int, int]
-    ) -> None:
-        self.dataset = dataset
-        self.records = records
-        self.size = size
+    dataset: ReIDDataset
+    records: Sequence[Record]
+    spec: InputSpec
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Pixels:
-        image = resize(self.dataset.load(self.records[index]), self.size)
+        image = self.spec.fit(self.dataset.load(self.records[index]))
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
@@ -128,16 +131,30 @@ def _is_current(path: Path, images: _Resized) -> bool:
     except (OSError, ValueError, EOFError):  # Absent or damaged.
         return False
     last = len(images) - 1
-    return pixels.shape == (len(images), 3, *images.size) and all(
+    return pixels.shape == (len(images), 3, *images.spec.size) and all(
         np.array_equal(pixels[index], images[index]) for index in (0, last // 2, last)
     )
 
 
 def _write(path: Path, images: _Resized, workers: int, show_progress: bool) -> None:
-    shape = (len(images), 3, *images.size)
-    pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    """Write the images, whole or not at all.
+
+    Written and not mapped: on a full disk a write to a map kills the process.
+    """
+    shape = (len(images), 3, *images.spec.size)
     loader = DataLoader(images, batch_size=None, num_workers=workers)
-    bar = tqdm(loader, desc="load images", unit="image", disable=not show_progress)
-    for index, image in enumerate(bar):
-        pixels[index] = image
-    pixels.flush()
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            if hasattr(os, "posix_fallocate"):  # Fail before the work, not after it.
+                os.posix_fallocate(file.fileno(), file.tell(), math.prod(shape))
+            for image in tqdm(loader, "load images", unit="image", disable=not show_progress):
+                file.write(image.numpy().tobytes())
+        partial.replace(path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,92 +1,96 @@
-"""The loop of every training here: epochs, log, checkpoints, resume, one or several processes."""
+"""The training loop: epochs, log, checkpoints and resume, in one or several processes."""
 
 import csv
-import io
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from reid_explain.checks import check_at_least
+from reid_explain.errors import InputError
+
+LOG = "log.csv"
 CHECKPOINT = "checkpoint"
 BEST = "best.safetensors"
 VALIDATION = "validation_loss"
 
 
+@dataclass
 class TrainingLoop:
-    """Trains a module that turns a batch into loss terms, and can be interrupted at any time.
+    """Train a module that maps a batch to loss terms; can be interrupted at any time.
 
-    ``folder`` gets log.csv (a row per epoch), checkpoint/ (the state after the last finished
-    epoch) and, with ``validate``, best.safetensors (the weights of the epoch with the lowest
-    validation loss). A loop on a folder with a checkpoint goes on after it, and ends with the
-    same weights as one that was never interrupted (bit for bit on the CPU with the same number
-    of threads): what is random depends on seed and epoch alone.
+    ``folder`` gets log.csv (a row per epoch), checkpoint/ (accelerate's state after the last
+    completed epoch: weights, optimizers, gradient scaler, random generators) and, with
+    ``validate``, best.safetensors (weights of the epoch with the lowest validation loss). A loop
+    on a folder with a checkpoint continues it and ends with the same weights as one that was
+    never interrupted (bit for bit on a CPU with the same number of threads), as every epoch
+    starts from a seed of its own.
 
     Args:
-        accelerator: devices, precision and processes.
-        step: images and labels of a batch to loss terms by name, which are added up.
+        accelerator: devices, precision and processes; what it prepared before is released.
+        step: maps images and labels of a batch to loss terms by name; the loss is their sum.
         optimizers: of the parameters of ``step``; the first follows ``learning_rate``.
         loader: its ``batch_sampler`` has an ``epoch`` that the loop sets.
         folder: of log and checkpoints.
-        epochs: how many to train.
-        learning_rate: of a (fractional) epoch.
-        seed: of what is random in ``step``.
-        saved: what of ``step`` is stored, all of it by default.
-        validate: called after each epoch, in eval mode, by every process; its figure goes into
-            the log, the lower the better.
-        patience: stop after so many epochs without a better validation loss; None never does.
-        after_epoch: called by the main process with the number of finished epochs, before their
-            state is stored: no state without what it wrote.
+        epochs: number of epochs, at least 1.
+        learning_rate: maps a (fractional) epoch to a learning rate.
+        seed: of the random choices in ``step``.
+        saved: part of ``step`` that best.safetensors holds, all of it by default.
+        validate: called in every process after each epoch, in eval mode; returns the loss.
+        patience: stop after so many epochs without a lower validation loss; None never stops.
+        after_epoch: called in the main process with the number of completed epochs, before
+            their checkpoint is written.
+
+    Raises:
+        InputError: no epochs, or a checkpoint that some processes see and others do not.
     """
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        step: nn.Module,
-        optimizers: Sequence[Optimizer],
-        loader: DataLoader[tuple[Tensor, Tensor]],
-        *,
-        folder: Path,
-        epochs: int,
-        learning_rate: Callable[[float], float],
-        seed: int = 0,
-        saved: nn.Module | None = None,
-        validate: Callable[[], float] | None = None,
-        patience: int | None = None,
-        after_epoch: Callable[[int], None] | None = None,
-    ) -> None:
-        self.accelerator = accelerator
-        self.loader = loader
-        self.folder = folder
-        self.epochs = epochs
-        self.learning_rate = learning_rate
-        self.seed = seed
-        self.saved = step if saved is None else saved
-        self.validate = validate
-        self.patience = patience
-        self.after_epoch = after_epoch
-        self.log: list[dict[str, float]] = []
-        self.optimizers = list(optimizers)
+    accelerator: Accelerator
+    step: nn.Module
+    optimizers: Sequence[Optimizer]
+    loader: DataLoader[tuple[Tensor, Tensor]]
+    folder: Path
+    epochs: int
+    learning_rate: Callable[[float], float]
+    seed: int = 0
+    saved: nn.Module | None = None
+    validate: Callable[[], float] | None = None
+    patience: int | None = None
+    after_epoch: Callable[[int], None] | None = None
+    log: list[dict[str, float]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        check_at_least("epochs", self.epochs, 1)
+        self._best_of = self.step if self.saved is None else self.saved
+        self.accelerator.free_memory()  # Its checkpoints hold everything that it prepared.
+        self.step, *self.optimizers = self.accelerator.prepare(self.step, *self.optimizers)
         self._restore()
-        self.step, *self.optimizers = accelerator.prepare(step, *optimizers)
 
     @property
-    def finished_epochs(self) -> int:
-        """How many epochs are behind."""
+    def completed_epochs(self) -> int:
+        """Number of completed epochs."""
         return len(self.log)
 
+    @property
+    def best_epoch(self) -> int:
+        """Index of the epoch with the lowest validation loss; without validation the last one."""
+        losses = [row.get(VALIDATION, -index) for index, row in enumerate(self.log)]
+        return min(range(len(losses)), key=losses.__getitem__)
+
     def fit(self) -> None:
-        """Train the epochs that are left."""
-        while self.finished_epochs < self.epochs and not self._lost_patience():
-            epoch = self.finished_epochs
+        """Train the remaining epochs."""
+        while self.completed_epochs < self.epochs and not self._should_stop():
+            epoch = self.completed_epochs
             started = time.perf_counter()
             set_seed(self.seed + epoch)
             row = {"epoch": epoch + 1, **self._train_epoch(epoch)}
@@ -94,23 +98,14 @@ class TrainingLoop:
                 self.step.eval()
                 row[VALIDATION] = self.validate()
             self.log.append({**row, "seconds": round(time.perf_counter() - started, 3)})
-            if self.accelerator.is_main_process:
-                if self.after_epoch is not None:
-                    self.after_epoch(self.finished_epochs)
-                self._save()
-                write_log(self.folder / "log.csv", self.log)
-            self.accelerator.wait_for_everyone()
+            if self.after_epoch is not None and self.accelerator.is_main_process:
+                self.after_epoch(self.completed_epochs)
+            self._save()
 
-    @property
-    def best_epoch(self) -> int:
-        """Index of the epoch with the lowest validation loss, the last one without validation."""
-        losses = [row.get(VALIDATION, -index) for index, row in enumerate(self.log)]
-        return min(range(len(losses)), key=losses.__getitem__)
-
-    def _lost_patience(self) -> bool:
+    def _should_stop(self) -> bool:
         if self.patience is None or not self.log:
             return False
-        return self.finished_epochs - 1 - self.best_epoch >= self.patience
+        return self.completed_epochs - 1 - self.best_epoch >= self.patience
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self.step.train()
@@ -153,54 +148,44 @@ class TrainingLoop:
         return rate
 
     def _save(self) -> None:
-        """Put the state in place of the last one, whole or not at all."""
-        new = self.folder / f"{CHECKPOINT}.new"
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        weights = {key: value.contiguous() for key, value in self.saved.state_dict().items()}
-        save_file(weights, new / "model.safetensors")
-        state = {
-            "log": self.log,
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-        }
-        torch.save(state, new / "training.pt")
-        if self.validate is not None and self.best_epoch == self.finished_epochs - 1:
-            partial = self.folder / f"{BEST}.partial"
-            save_file(weights, partial)
-            partial.replace(self.folder / BEST)
-        replace_folder(new, self.folder / CHECKPOINT)
+        """Write the state after the last epoch; the log that counts it makes it valid."""
+        new = self._checkpoint()
+        self.accelerator.save_state(str(new))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            if self.validate is not None and self.best_epoch == self.completed_epochs - 1:
+                weights = {k: v.contiguous() for k, v in self._best_of.state_dict().items()}
+                _replace(self.folder / BEST, lambda path: save_file(weights, path))
+            _replace(self.folder / LOG, self._write_log)
+            for old in new.parent.iterdir():
+                if old != new:
+                    shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
 
     def _restore(self) -> None:
-        """Take up the last finished epoch, if there is one."""
-        folder = self.folder / CHECKPOINT
-        old = folder.with_suffix(".old")
-        if not folder.is_dir() and old.is_dir():
-            folder = old
-        if not folder.is_dir():
-            return
-        self.saved.load_state_dict(load_file(folder / "model.safetensors"))
-        state = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.log = state["log"]
+        """Load the state after the last completed epoch, if there is one."""
+        if (path := self.folder / LOG).is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+            self.log = [row | {"epoch": int(row["epoch"])} for row in rows]
+        epochs = torch.tensor(float(self.completed_epochs), device=self.accelerator.device)
+        if float(self.accelerator.reduce(epochs, "mean")) != self.completed_epochs:
+            raise InputError("folder", self.folder, "a folder that all machines share")
+        if self.log:
+            self.accelerator.load_state(str(self._checkpoint()))
+
+    def _write_log(self, path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(self.log[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.log)
+
+    def _checkpoint(self) -> Path:
+        return self.folder / CHECKPOINT / f"{self.completed_epochs:04d}"
 
 
-def replace_folder(new: Path, folder: Path) -> None:
-    """Move ``new`` to ``folder``; at every moment one of the two or ``.old`` is whole."""
-    old = folder.with_suffix(".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.is_dir():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def write_log(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write one CSV row per epoch, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file, whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    write(partial)
     partial.replace(path)

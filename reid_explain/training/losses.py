@@ -1,4 +1,4 @@
-"""The losses of the strong baseline, computed in float32 whatever the precision around them."""
+"""Losses of the strong baseline, computed in float32 also under mixed precision."""
 
 import torch
 from pytorch_metric_learning.distances import LpDistance
@@ -14,7 +14,7 @@ METRIC_LOSSES = ("triplet", "soft-triplet", "circle")
 
 
 class ReIDLoss(nn.Module):
-    """Identity loss, metric loss and, where asked for, centre loss.
+    """Identity loss, metric loss and, optionally, center loss.
 
     Luo et al. 2019: cross-entropy with label smoothing on the logits, batch-hard triplet loss
     (Hermans et al. 2017) on the pooled map before the neck, both averaged over the batch.
@@ -23,7 +23,7 @@ class ReIDLoss(nn.Module):
         metric: ``"triplet"`` (margin 0.3), ``"soft-triplet"`` (softplus, no margin) or
             ``"circle"`` (Sun et al., CVPR 2020: m 0.25, gamma 128, on cosines).
         smoothing: label smoothing of the identity loss.
-        centers: None, or the centre loss to add.
+        centers: center loss to add, or None.
 
     Raises:
         InputError: another metric loss.
@@ -44,10 +44,7 @@ class ReIDLoss(nn.Module):
             distance = LpDistance(normalize_embeddings=False)
             self.miner = BatchHardMiner(distance=distance)
             self.pairs = TripletMarginLoss(
-                margin=0.0 if soft else 0.3,
-                smooth_loss=soft,
-                distance=distance,
-                reducer=MeanReducer(),
+                0.0 if soft else 0.3, smooth_loss=soft, distance=distance, reducer=MeanReducer()
             )
 
     def forward(self, pooled: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -60,27 +57,23 @@ class ReIDLoss(nn.Module):
         """
         with torch.autocast(pooled.device.type, enabled=False):
             pooled, logits = pooled.float(), logits.float()
+            mined = self.miner(pooled, labels) if self.metric != "circle" else None
             terms = {
                 "identity": functional.cross_entropy(
                     logits, labels, label_smoothing=self.smoothing
                 ),
-                self.metric: self._metric_loss(pooled, labels),
+                self.metric: self.pairs(pooled, labels, mined),
             }
             if self.centers is not None:
-                terms["centre"] = self.centers(pooled, labels)
+                terms["center"] = self.centers(pooled, labels)
         return terms
-
-    def _metric_loss(self, pooled: Tensor, labels: Tensor) -> Tensor:
-        mined = self.miner(pooled, labels) if self.metric != "circle" else None
-        loss: Tensor = self.pairs(pooled, labels, mined)
-        return loss
 
 
 class CenterLoss(nn.Module):
-    """Centre loss (Wen et al., ECCV 2016, equation 2): weight · ½ mean_i ‖x_i − c_{y_i}‖².
+    """Center loss (Wen et al., ECCV 2016, equation 2): weight · ½ mean_i ‖x_i − c_{y_i}‖².
 
     Args:
-        classes: number of centres.
+        classes: number of centers.
         width: D of the pooled maps.
         weight: Luo et al. use 0.0005.
     """

@@ -1,50 +1,53 @@
 """Batches as a function of seed and epoch: P identities with S images each, or all shuffled."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from pytorch_metric_learning.samplers import MPerClassSampler
-from pytorch_metric_learning.utils import common_functions
 from torch.utils.data import Sampler
 
 from reid_explain.errors import InputError
 
 
 class Draw(NamedTuple):
-    """One image of an epoch: which image, and the epoch and place in it that it was drawn for."""
+    """One image of an epoch: its index, and the epoch and position it was drawn for."""
 
     image: int
     epoch: int
     position: int
 
 
+@dataclass
 class SharedBatches(Sampler[list[Draw]]):
-    """Whole batches of an epoch's draws, an equal share of each for one of several processes.
+    """Batches of an epoch, of which each of several processes takes an equal part.
 
-    A subclass gives ``_draw_epoch``, the images of the epoch in order, as a function of seed and
-    ``epoch`` (set it before each pass) and nothing else.
+    A subclass gives ``_draw_epoch`` as a function of ``seed`` and ``epoch`` (set it before each
+    pass) and of nothing else.
 
     Args:
         images: images per epoch, rounded down to whole batches.
-        batch: images per batch of all processes.
+        batch: images per batch, over all processes.
         seed: of the draws.
-        process: which of the processes.
-        processes: how many there are.
+        process: index of this process.
+        processes: number of processes.
 
     Raises:
-        InputError: fewer images than one batch takes.
+        InputError: fewer images than one batch, or a batch not a multiple of ``processes``.
     """
 
-    def __init__(self, images: int, batch: int, seed: int, process: int, processes: int) -> None:
-        if images < batch:
-            raise InputError("images", images, f"at least one batch of {batch}")
-        self.images = images
-        self.batch = batch
-        self.seed = seed
-        self.process = process
-        self.processes = processes
-        self.epoch = 0
+    images: int
+    batch: int
+    seed: int
+    process: int = 0
+    processes: int = 1
+    epoch: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.images < self.batch:
+            raise InputError("images", self.images, f"at least one batch of {self.batch}")
+        if self.batch % self.processes:
+            raise InputError("batch", self.batch, f"a multiple of {self.processes} processes")
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -52,88 +55,64 @@ class SharedBatches(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         """Yield this process's part of each batch."""
-        drawn = [Draw(int(i), self.epoch, at) for at, i in enumerate(self._draw_epoch())]
-        share = self.batch // self.processes
+        draws = [Draw(int(i), self.epoch, at) for at, i in enumerate(self._draw_epoch())]
+        part = self.batch // self.processes
         for number in range(len(self)):
-            first = number * self.batch + self.process * share
-            yield drawn[first : first + share]
+            first = number * self.batch + self.process * part
+            yield draws[first : first + part]
 
     def _draw_epoch(self) -> Sequence[int]:
-        """Return the images of the epoch, at least as many as its batches take."""
+        """Return the indices of the epoch's images, at least as many as its batches take."""
         raise NotImplementedError
 
 
 class IdentityBatches(SharedBatches):
-    """Batches of P identities with S images each, for one of several processes.
+    """Batches of P identities with S images each, as pytorch-metric-learning draws them.
 
-    The order depends on seed and ``epoch`` (set it before each pass) and nothing else. With n
-    processes each takes P/n identities of every batch.
+    With n processes each takes P / n identities of every batch.
 
     Args:
-        labels: the identity of each image.
+        labels: identity of each image.
         identities: P.
         instances: S; identities with fewer images repeat them.
-        images: images per epoch, rounded down to whole batches.
-        seed: of the draws.
-        process: which of the processes.
-        processes: how many there are.
+        images, seed, process, processes: as in ``SharedBatches``.
 
     Raises:
-        InputError: fewer identities or images than one batch takes, or P that does not divide.
+        InputError: fewer identities or images than one batch, or P not a multiple of
+            ``processes``.
     """
 
     def __init__(
-        self,
-        labels: Sequence[int],
-        identities: int,
-        instances: int,
-        images: int,
-        seed: int,
-        process: int = 0,
-        processes: int = 1,
-    ) -> None:
-        found, batch = len(set(labels)), identities * instances
-        if found < identities:
-            raise InputError("labels", f"{found} identities", f"at least {identities} per batch")
-        super().__init__(images, batch, seed, process, processes)
+        self, labels: Sequence[int], identities: int, instances: int, images: int, seed: int,
+        process: int = 0, processes: int = 1,
+    ) -> None:  # fmt: skip
+        self.indices: dict[int, list[int]] = {}
+        for index, label in enumerate(labels):
+            self.indices.setdefault(int(label), []).append(index)
+        if len(self.indices) < identities:
+            expected = f"at least {identities} per batch"
+            raise InputError("labels", f"{len(self.indices)} identities", expected)
         if identities % processes:
             raise InputError("identities", identities, f"a multiple of {processes} processes")
-        self.labels = np.asarray(labels)
+        super().__init__(images, identities * instances, seed, process, processes)
+        self.identities = identities
         self.instances = instances
 
     def _draw_epoch(self) -> Sequence[int]:
-        # The library's sampler draws from a generator in its own module.
-        before = common_functions.NUMPY_RANDOM
-        common_functions.NUMPY_RANDOM = np.random.RandomState((self.seed, self.epoch))
-        try:
-            return list(MPerClassSampler(self.labels, self.instances, self.batch, self.images))
-        finally:
-            common_functions.NUMPY_RANDOM = before
+        # The legacy generator: the numbers of pytorch-metric-learning's MPerClassSampler.
+        random = np.random.RandomState((self.seed, self.epoch))
+        labels = list(self.indices)
+        drawn: list[int] = []
+        for _ in range(len(self)):
+            random.shuffle(labels)
+            for label in labels[: self.identities]:
+                own = self.indices[label]
+                drawn.extend(random.choice(own, self.instances, len(own) < self.instances))
+        return drawn
 
 
 class ShuffledBatches(SharedBatches):
-    """Every image once in an epoch, in random order, for one of several processes.
-
-    The order depends on seed and ``epoch`` (set it before each pass) and nothing else; images
-    that do not fill a last batch are left out. With n processes each takes 1/n of every batch.
-
-    Args:
-        images: how many there are.
-        batch: images per batch of all processes.
-        seed: of the order.
-        process: which of the processes.
-        processes: how many there are.
-
-    Raises:
-        InputError: fewer images than one batch takes, or a batch that does not divide.
-    """
-
-    def __init__(
-        self, images: int, batch: int, seed: int, process: int = 0, processes: int = 1
-    ) -> None:
-        super().__init__(images, batch, seed, process, processes)
-        if batch % processes:
-            raise InputError("batch", batch, f"a multiple of {processes} processes")
+    """Every image once per epoch, in random order; the last, incomplete batch is left out."""
 
     def _draw_epoch(self) -> Sequence[int]:
         generator = np.random.default_rng((self.seed, self.epoch))
