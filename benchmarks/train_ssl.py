@@ -130,6 +130,7 @@ def run(settings: argparse.Namespace, accelerator: Accelerator) -> None:
     set_seed(settings.seed)
     architecture = architecture_of(settings)
     model = build_model(**architecture).to(memory_format=torch.channels_last)
+    model.input_spec = InputSpec(tuple(settings.image_size))
     steps = settings.epochs * len(loader)
     byol = BYOL(model, steps, settings.momentum, settings.hidden).to(accelerator.device)
 

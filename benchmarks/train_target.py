@@ -131,6 +131,7 @@ def untrained(
     """Return network and loss as they start, the same for the same seed."""
     set_seed(settings.seed)
     model = build_model(**architecture).to(memory_format=torch.channels_last)
+    model.input_spec = InputSpec(tuple(settings.image_size))
     classes = architecture["num_classes"]
     centers = CenterLoss(classes, model.channels) if settings.centre_loss else None
     loss = ReIDLoss(settings.metric_loss, settings.label_smoothing, centers)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from project_nets import (
     FastReID,
     FastReIDMGN,
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 
 from reid_explain import InputError
 from reid_explain.datasets import Market1501
+from reid_explain.inputs import InputSpec
 from reid_explain.metrics.embedding import embed_records
 from reid_explain.metrics.retrieval import match_ranks, summarize
 from reid_explain.models import build_model, load_checkpoint, osnet_x0_25
@@ -113,7 +115,7 @@ def test_an_osnet_of_every_width(name, tmp_path):
     model = open_checkpoint(tmp_path / "w.pth")
     assert architecture_of(model.state_dict()) == {"name": name, "num_classes": 6}
     torch.testing.assert_close(model(X), net(X))
-    with pytest.raises(InputError, match="options: got width"):
+    with pytest.raises(InputError, match="options: got {'width'"):
         open_checkpoint(tmp_path / "w.pth", width=0.5)
 
 
@@ -349,13 +351,42 @@ def test_two_entries_for_one_of_ours(tmp_path):
         open_checkpoint(tmp_path / "w.pth")
 
 
-def test_other_pixels_than_imagenets_are_told(tmp_path, recwarn):
-    save(FastReID(generation="classifier"), tmp_path / "w.pth")
-    open_checkpoint(tmp_path / "w.pth")
-    assert not recwarn.list
-    other = FastReID(generation="classifier", pixels=((127.5,) * 3, (127.5,) * 3))
-    with pytest.warns(UserWarning, match=r"pixel_mean \[127\.5, 127\.5, 127\.5\]"):
-        open_checkpoint(save(other, tmp_path / "w.pth"))
+FAST = {"scale": 255, "interpolation": "bicubic"}
+SPECS = {
+    "torchreid 18": InputSpec(),
+    "strong 18": InputSpec(),
+    "fast 18": InputSpec((256, 128), (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), **FAST),
+    "fast, sbs": InputSpec((384, 128), (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), **FAST),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_projects_know_their_images(name, tmp_path):
+    found = open_checkpoint(save(NETS[name][0](), tmp_path / "w.pth")).input_spec
+    expected = SPECS[name]
+    assert found == expected.replace(mean=found.mean, std=found.std)
+    assert (*found.mean, *found.std) == pytest.approx((*expected.mean, *expected.std))
+
+
+def test_the_pixels_of_fast_reid_are_those_of_the_file(tmp_path):
+    other = FastReID(generation="classifier", pixels=((127.5,) * 3, (63.75,) * 3))
+    path = save(other, tmp_path / "w.pth")
+    spec = open_checkpoint(path).input_spec
+    assert (spec.mean, spec.std, spec.scale) == ((127.5,) * 3, (63.75,) * 3, 255)
+    # The project's network subtracts them from pixels of 0 to 255.
+    white = spec.to_tensor(Image.new("RGB", (8, 8), "white"))
+    assert white.unique().tolist() == [2]
+    small = InputSpec((64, 32))
+    assert open_checkpoint(path, input_spec=small).input_spec == small
+
+
+def test_networks_of_parts_take_tall_images(tmp_path):
+    for name in ("pcb", "mgn"):
+        model = open_checkpoint(save(PARTED[name][0](), tmp_path / "w.pth"))
+        assert model.input_spec.size == (384, 128)
+        assert build_model(name, backbone="resnet18").input_spec.size == (384, 128)
+    assert build_model("sbs", backbone="resnet18").input_spec.size == (384, 128)
+    assert build_model("bot", backbone="resnet18").input_spec.size == (256, 128)
 
 
 def test_names_that_are_the_models_are_left_alone(tmp_path):

@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +15,11 @@ from torch.nn import functional
 
 from reid_explain import InputError
 from reid_explain.datasets import Market1501
+from reid_explain.inputs import InputSpec
 from reid_explain.metrics.embedding import embed_records
 from reid_explain.metrics.retrieval import match_ranks, summarize
 from reid_explain.models import (
-    MODEL_NAMES,
+    MODELS,
     OSNet,
     ReIDNet,
     build_model,
@@ -33,6 +36,7 @@ from reid_explain.models.osnet import OSBlock
 from reid_explain.models.pooling import GeneralizedMeanPool
 from reid_explain.models.resnet import ResNetBackbone
 
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 X = torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -68,7 +72,7 @@ def test_forward_is_embed_of_features_in_both_modes(name, mode):
     assert model.classify(embedding).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_every_name_builds_a_network_without_classifier_by_default(name):
     model = build_model(name)
     assert not [key for key in model.state_dict() if key.startswith("classifier")]
@@ -228,7 +232,7 @@ def test_osnet_maps_and_bad_settings():
     assert (model(X) >= 0).all()
     with pytest.raises(InputError, match=r"width: got 0\.3"):
         OSNet(0.3)
-    with pytest.raises(InputError, match="options: got width, pooling for osnet_x0_5"):
+    with pytest.raises(InputError, match="options: got {'width': 0.5, .* of osnet_x0_5"):
         build_model("osnet_x0_5", width=0.5, pooling="gem")
     with pytest.raises(InputError, match="name: got 'alexnet'"):
         build_model("alexnet")
@@ -425,6 +429,71 @@ def test_a_damaged_network_is_refused(tmp_path):
         load_trained(card)
     with pytest.raises(InputError, match="card: "):
         load_trained(tmp_path / "none.json")
+
+
+def edited(path, **changes):
+    """Write a card of a small network with some keys changed, added, or removed by None."""
+    save_trained(build_model(**ARCHITECTURE), path, ARCHITECTURE)
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    return path
+
+
+def test_a_card_keeps_the_images_that_the_network_takes(tmp_path):
+    model = build_model(**ARCHITECTURE)
+    model.input_spec = InputSpec((384, 128), mean=(0.5, 0.4, 0.3), resize="letterbox")
+    save_trained(model, tmp_path / "m.json", ARCHITECTURE)
+    assert load_trained(tmp_path / "m.json").input_spec == model.input_spec
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"note": "mine", "url": "x"},
+            "unknown keys: note, url; missing: none",
+        ),
+        ({"input": None, "sha256": None}, "unknown keys: none; missing: sha256, input"),
+        ({"input": {"crop": 1}}, "input: got {'crop': 1}"),
+        ({"input": {"size": [0, 3]}}, r"size: got \[0, 3\]"),
+        ({"architecture": ["resnet18"]}, "architecture .*, expected one with a name"),
+        ({"architecture": {"width": 1}}, "architecture .*, expected one with a name"),
+        ({"architecture": {"name": "resnet20"}}, "name: got 'resnet20'"),
+        ({"architecture": {"name": "os:system"}}, "name: got 'os:system', expected one of"),
+        ({"architecture": ARCHITECTURE | {"weights": "w.pth"}}, "'weights' in architecture"),
+        ({"architecture": ARCHITECTURE | {"parts": 6}}, "'parts' in architecture"),
+        ({"architecture": ARCHITECTURE | {"width": {}}}, "'width' in architecture"),
+        ({"architecture": ARCHITECTURE | {"width": "1"}}, "options: got {'width': '1'"),
+        ({"architecture": ARCHITECTURE | {"num_classes": 10**15}}, "card: got .*m.json"),
+        ({"architecture": ARCHITECTURE | {"backbone": "resnet18"}}, "options: got "),
+    ],
+)
+def test_a_card_of_another_schema(changes, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        load_trained(edited(tmp_path / "m.json", **changes))
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"],
+)
+def test_a_card_of_timm_runs_no_pickle_and_downloads_nothing(key, tmp_path):
+    Trap.target = str(tmp_path / "executed")
+    torch.save(Trap(), tmp_path / "trap.pth")
+    architecture = {"name": "timm/test_resnet", key: str(tmp_path / "trap.pth")}
+    with pytest.raises(InputError, match=f"'{key}' in architecture"):
+        load_trained(edited(tmp_path / "m.json", architecture=architecture))
+    assert not (tmp_path / "executed").exists()
+    hub = {"name": "timm/hf-hub:someone/something"}
+    with pytest.raises(InputError, match="name: got 'hf-hub:someone/something'"):
+        load_trained(edited(tmp_path / "m.json", architecture=hub))
+
+
+def test_timm_is_a_version_that_refuses_pickles():
+    # From 1.0.26 on its load_state_dict has weights_only=True.
+    bounds = re.findall(r'"timm>=([\d.]+)"', PYPROJECT.read_text())
+    assert bounds
+    assert all(tuple(map(int, bound.split("."))) >= (1, 0, 26) for bound in bounds)
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path, monkeypatch):

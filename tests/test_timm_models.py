@@ -10,6 +10,7 @@ import torch
 import train_target
 from command_line import benchmark_parser
 from nets import images
+from PIL import Image
 from torch import nn
 
 from reid_explain import (
@@ -140,7 +141,7 @@ def test_weights_modes_and_statistics_are_those_of_a_new_network_of_timm():
     assert all(module.training for module in model.modules())
     model.eval()
     model.net.blocks.train()
-    _ = model.own_stages
+    _ = model.trainable_stages
     assert model.net.blocks.training
     assert not model.net.bn1.training
     assert not any(module._forward_hooks for module in model.modules())
@@ -221,7 +222,7 @@ def test_grad_fam_refuses_the_fixed_length_behind_a_new_layer_norm():
 )
 def test_interpreters_own_the_last_stages(name, stages):
     model = made(name)
-    own = [stage for stage in model.own_stages if not stage.startswith("net.blocks.3.1")]
+    own = [stage for stage in model.trainable_stages if not stage.startswith("net.blocks.3.1")]
     assert own == [*stages, "last_map"]
     interpreter = AMDInterpreter(model, ["hat", "bag"], image_size=(64, 32))
     embeddings, parts, maps = interpreter.decompose(X)
@@ -236,7 +237,7 @@ def test_interpreters_own_the_last_stages(name, stages):
 
 def test_interpreters_leave_out_what_does_not_lead_to_the_map(monkeypatch):
     model = made("test_resnet")
-    stages, forward_features = model.own_stages, model.net.forward_features
+    stages, forward_features = model.trainable_stages, model.net.forward_features
     model.net.side = nn.Conv2d(model.channels, model.channels, 1)
 
     def with_a_side_branch(x):
@@ -245,7 +246,7 @@ def test_interpreters_leave_out_what_does_not_lead_to_the_map(monkeypatch):
         return features
 
     monkeypatch.setattr(model.net, "forward_features", with_a_side_branch)
-    assert model.own_stages == stages
+    assert model.trainable_stages == stages
 
 
 def test_interpreters_need_a_map_that_stages_make(monkeypatch):
@@ -255,7 +256,42 @@ def test_interpreters_need_a_map_that_stages_make(monkeypatch):
     forward_features = model.net.forward_features
     monkeypatch.setattr(model.net, "forward_features", lambda x: forward_features(x) * 2)
     with pytest.raises(InputError, match="target: got a ResNet, expected a network whose last map"):
-        _ = model.own_stages
+        _ = model.trainable_stages
+
+
+# Images
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "resnet18"])
+def test_images_are_those_of_timm_s_own_configuration(name):
+    found = TimmNet(name).input_spec
+    config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    assert (found.size, found.mean, found.std) == (
+        config["input_size"][1:],
+        config["mean"],
+        config["std"],
+    )
+    assert (found.interpolation, found.scale, found.resize) == (
+        config["interpolation"],
+        1,
+        "squash",
+    )
+    picture = Image.new("RGB", (50, 90), (10, 120, 240))
+    theirs = timm.data.create_transform(**config, is_training=False)
+    torch.testing.assert_close(found.to_tensor(picture), theirs(picture))
+
+
+def test_an_own_size_replaces_timm_s():
+    for img_size, size in ((64, (64, 64)), ((64, 32), (64, 32)), ([64, 32], (64, 32))):
+        assert TimmNet("test_vit", img_size=img_size).input_spec.size == size
+
+
+def test_images_of_another_size_than_a_fixed_one_are_an_error():
+    model = TimmNet("test_vit", img_size=(64, 32)).eval()
+    with pytest.raises(InputError, match=r"inputs: got \(2, 3, 256, 128\) .* \(B, 3, 64, 32\)"):
+        model(images(2, (256, 128), dtype=torch.float32))
+    free = TimmNet("test_vit", img_size=(64, 32), dynamic_img_size=True).eval()
+    assert free(images(2, (96, 64), dtype=torch.float32)).shape == (2, 64)
 
 
 # Names

@@ -1,6 +1,8 @@
 """Re-identification networks with the seam ``features`` / ``embed``, and their weights."""
 
-from reid_explain.models.build import MODEL_NAMES, build_model
+from typing import Any
+
+from reid_explain.models.build import MODELS, build_model
 from reid_explain.models.checkpoints import load_checkpoint
 from reid_explain.models.functions import FunctionNet, OnnxNet
 from reid_explain.models.mgn import MGN
@@ -14,7 +16,7 @@ from reid_explain.models.timm_models import TimmNet
 
 __all__ = [
     "MGN",
-    "MODEL_NAMES",
+    "MODELS",
     "PCB",
     "EmbeddingNet",
     "FunctionNet",
@@ -33,3 +35,10 @@ __all__ = [
     "osnet_x1_0",
     "save_trained",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Names of before the registry. TODO(house): drop."""
+    if name == "MODEL_NAMES":
+        return tuple(MODELS)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

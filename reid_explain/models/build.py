@@ -1,38 +1,25 @@
-"""Every network of this package by name."""
+"""Every network of this package by name, and those of plug-ins."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any
 
 from reid_explain.errors import InputError
-from reid_explain.models.mgn import MGN
 from reid_explain.models.network import EmbeddingNet
-from reid_explain.models.osnet import OSNet
-from reid_explain.models.parts import PartNet
-from reid_explain.models.pcb import PCB
-from reid_explain.models.reid import ReIDNet
-from reid_explain.models.resnet import RESNETS
 from reid_explain.models.timm_models import PREFIX, TimmNet, check_timm_name
+from reid_explain.registry import Registry
 
-OSNET_WIDTHS = {"osnet_x1_0": 1.0, "osnet_x0_75": 0.75, "osnet_x0_5": 0.5, "osnet_x0_25": 0.25}
-BASELINES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "ide": {"neck": "none", "last_stride": 2},
-        "bot": {},
-        "sbs": {"pooling": "gem", "ibn": True, "non_local": True, "ceil_mode": True},
-    }
+MODELS: Registry[Callable[..., EmbeddingNet]] = Registry(
+    "reid_explain.models", package="reid_explain.models"
 )
-"""What makes a ``ReIDNet`` the baseline of that name; ``backbone`` is ResNet-50 by default."""
-PART_NETS: Mapping[str, type[PartNet]] = MappingProxyType({"pcb": PCB, "mgn": MGN})
-MODEL_NAMES = (*RESNETS, *BASELINES, *PART_NETS, *OSNET_WIDTHS)
+"""By name, a function of ``num_classes`` and of the network's own options."""
 
 
 def build_model(name: str, num_classes: int = 0, **options: Any) -> EmbeddingNet:
     """Return an untrained network.
 
     Args:
-        name: one of ``MODEL_NAMES``; that of a ResNet stands for the strong baseline on it; or
-            ``timm/NAME`` for a :class:`~reid_explain.models.timm_models.TimmNet`.
+        name: one of ``MODELS``; that of a ResNet stands for the strong baseline on it; or
+            ``timm/NAME`` for a ``TimmNet``; or ``"module:Class"``.
         num_classes: training identities; 0 builds no classifier.
         options: of a ``ReIDNet`` (``backbone``, ``pooling``, ``width``, ...), a ``PCB``, an
             ``MGN`` or a ``TimmNet``; an OSNet has none.
@@ -48,23 +35,49 @@ def build_model(name: str, num_classes: int = 0, **options: Any) -> EmbeddingNet
         >>> model(images).shape, model.features(images).shape
         (torch.Size([2, 64]), torch.Size([2, 64, 8, 4]))
     """
-    check_model_name(name)
     if name.startswith(PREFIX):
         return TimmNet(name.removeprefix(PREFIX), num_classes, **options)
-    if name in RESNETS:
-        return ReIDNet(name, num_classes, **options)
-    if name in BASELINES:
-        return ReIDNet(num_classes=num_classes, **{**BASELINES[name], **options})
-    if name in PART_NETS:
-        return PART_NETS[name](num_classes=num_classes, **options)
-    if options:
-        raise InputError("options", f"{', '.join(options)} for {name}", "none for an OSNet")
-    return OSNet(OSNET_WIDTHS[name], num_classes)
+    make = _resolve(name)
+    try:
+        return make(num_classes=num_classes, **options)
+    except TypeError as error:
+        raise InputError("options", f"{options} ({error})", f"options of {name}") from error
 
 
 def check_model_name(name: str) -> None:
     """Raise unless ``build_model`` knows a network of this name."""
     if name.startswith(PREFIX):
         check_timm_name(name.removeprefix(PREFIX))
-    elif name not in MODEL_NAMES:
-        raise InputError("name", repr(name), f"one of {', '.join(MODEL_NAMES)}, or {PREFIX}NAME")
+    else:
+        _resolve(name)
+
+
+def card_settings(name: str) -> tuple[str, ...]:
+    """Return the arguments of ``build_model`` that a card may give the network of this name.
+
+    Raises:
+        InputError: no network of ``MODELS`` or timm; a card may import no other module.
+    """
+    if name.startswith(PREFIX):
+        return TimmNet.card_settings
+    if name not in MODELS:
+        raise InputError("name", repr(name), f"one of {', '.join(MODELS)}, or {PREFIX}NAME")
+    make: Any = MODELS[name]
+    return tuple(getattr(make, "func", make).card_settings)
+
+
+def _resolve(name: str) -> Callable[..., EmbeddingNet]:
+    if name not in MODELS and ":" not in name:
+        raise InputError("name", repr(name), f"one of {', '.join(MODELS)}, or {PREFIX}NAME")
+    return MODELS.resolve(name)
+
+
+def __getattr__(name: str) -> Any:
+    """Names of before the registry. TODO(house): drop."""
+    if name == "MODEL_NAMES":
+        return tuple(MODELS)
+    if name == "BASELINES":
+        return ("ide", "bot", "sbs")
+    if name == "PART_NETS":
+        return ("pcb", "mgn")
+    raise AttributeError(name)

@@ -1,7 +1,6 @@
 """Weights from files that are not trusted, with every disagreement named."""
 
 import pickle
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -20,10 +19,6 @@ from reid_explain.models.layouts import LAYOUTS, OWN, find_layout, translate
 CLASSIFIER_PREFIX = "classifier."
 COUNT = "num_batches_tracked"
 NESTED_UNDER = ("state_dict", "model")
-FASTREID_PIXELS = MappingProxyType(
-    {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
-)
-"""ImageNet's mean and deviation of the channels, 0 to 255, as fast-reid writes them."""
 
 
 def load_checkpoint(
@@ -57,9 +52,6 @@ def load_checkpoint(
         InputError: the file is absent, truncated, not a checkpoint or has code in it; or its
             entries and the model's disagree: all missing, unexpected and mis-shaped names, ours
             with the file's in brackets where they differ.
-
-    Warns:
-        UserWarning: fast-reid's ``pixel_mean`` or ``pixel_std`` is not ImageNet's.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -97,7 +89,6 @@ def load_entries(
     if faults := _disagreements(own, kept, sources):
         expected = f"the entries of {_name(model)}{_hint(own, state, tensors, layout)}"
         raise InputError("state_dict", f"{source} with {faults}", expected)
-    _check_pixels(state, source)
     model.load_state_dict(kept)
     return tuple(key for key in state if key in extras or key in {sources[k] for k in left_out})
 
@@ -170,18 +161,6 @@ def _hint(
     if not differing:
         return ""
     return f"; the file looks like build_model with {', '.join(differing)} (see open_checkpoint)"
-
-
-def _check_pixels(state: Mapping[str, Tensor], source: str) -> None:
-    for key, expected in FASTREID_PIXELS.items():
-        if key in state and not torch.allclose(
-            state[key].flatten().float(), torch.tensor(expected), atol=0.5
-        ):
-            warnings.warn(
-                f"{source} has {key} {state[key].flatten().tolist()}, not ImageNet's: "
-                "normalise images so",
-                stacklevel=4,
-            )
 
 
 def _body(names: Iterable[str]) -> set[str]:

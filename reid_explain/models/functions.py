@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from reid_explain.checks import described
 from reid_explain.errors import InputError
+from reid_explain.inputs import InputSpec
 
 Array = NDArray[Any]
 ONNX_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -32,12 +33,19 @@ class FunctionNet(nn.Module):
     Args:
         function: images (B, 3, H, W), a contiguous array of float32, to the pair of activations
             (B, C, h, w), or tokens (B, T, C), and embeddings (B, D), or logits for ScoreCAM.
+        input_spec: the images that the function takes.
     """
 
     map_layer = "activations"
+    trainable_stages = ()
 
-    def __init__(self, function: Callable[[NDArray[np.float32]], tuple[Array, Array]]) -> None:
+    def __init__(
+        self,
+        function: Callable[[NDArray[np.float32]], tuple[Array, Array]],
+        input_spec: InputSpec = InputSpec(),  # noqa: B008
+    ) -> None:
         super().__init__()
+        self.input_spec = input_spec
         self.function = function
         self.activations = nn.Identity()
 

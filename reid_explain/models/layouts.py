@@ -11,27 +11,35 @@ have that weights do not show.
   embeddings. Evaluated before the neck (``NECK_FEAT: before``), its embedding is
   ``pool(features(x))``.
 - ``"fast-reid"`` (He et al., 2020): ResNets of stride 1, with neck or without, and MGN; images
-  256x128, 384x128 for SBS and MGN. Its first pooling has no padding and rounds up, except with
-  the older heads (``heads.bnneck``), before version 1.0. Networks trained with a circle, arc or
-  cosine softmax classify by cosines; our ``classify`` gives the products without the norms. A
-  generalised mean with a fixed exponent, or a maximum, leaves no trace in the weights: it loads
-  as the mean. Before version 1.0, MGN has a ReLU of one slope or another and mostly a maximum.
+  of 0 to 255 less the file's ``pixel_mean``, 256x128, or 384x128 for SBS and MGN. (AGW has SBS's
+  non-local blocks and images of 256x128; files do not tell the two apart.) Its first pooling has
+  no padding and rounds up, except with the older heads (``heads.bnneck``), before version 1.0.
+  Networks trained with a circle, arc or cosine softmax classify by cosines; our ``classify`` gives
+  the products without the norms. A generalized mean with a fixed exponent, or a maximum, leaves no
+  trace in the weights: it loads as the mean. Before version 1.0, MGN has a ReLU of one slope or
+  another and mostly a maximum.
 - ``"reid_explain"``: the names of this package, and any name that no other layout knows.
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
 from reid_explain.checks import check_choice
 from reid_explain.errors import InputError
+from reid_explain.inputs import InputSpec
 
+T = TypeVar("T")
 Settings = Mapping[str, Any]
 OWN = "reid_explain"
 USUAL: Settings = MappingProxyType({"last_stride": 1, "ceil_mode": False, "stem_relu": True})
+FASTREID_INPUT = InputSpec(
+    mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), scale=255, interpolation="bicubic"
+)
+"""ImageNet's mean and deviation, as fast-reid has them; a file's own replace them."""
 MGN_BACKBONE = ((0, "conv1"), (1, "bn1"), (4, "layer1"), (5, "layer2"), (6, "layer3"))
 """Places in fast-reid's sequence of layers, before MGN branches."""
 
@@ -46,6 +54,7 @@ class Layout(NamedTuple):
         zeros: our entries that the project's networks lack, which is as if they were 0.
         settings: pairs of a name and the arguments of ``build_model`` that weights do not show;
             those of the first name that the file has are the project's.
+        inputs: pairs of a name and the images that the project's networks take, likewise.
     """
 
     signature: str
@@ -53,6 +62,7 @@ class Layout(NamedTuple):
     extras: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
     settings: tuple[tuple[str, Settings], ...] = ()
+    inputs: tuple[tuple[str, InputSpec], ...] = ()
 
 
 class Entries(NamedTuple):
@@ -86,6 +96,10 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
                 (r"heads?\.bnneck\.", USUAL),
                 (r"", {**USUAL, "ceil_mode": True}),
             ),
+            inputs=(
+                (r"\.NL_\d\.|^b1_head\.", FASTREID_INPUT.replace(size=(384, 128))),
+                (r"", FASTREID_INPUT),
+            ),
         ),
         "reid-strong-baseline": Layout(
             signature=r"^base\.",
@@ -96,6 +110,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
                 (r"\.IN\.", USUAL),
                 (r"", {**USUAL, "stem_relu": False}),
             ),
+            inputs=((r"", InputSpec()),),
         ),
         "torchreid": Layout(
             signature=r"^(layer1\.0|conv1)\.conv",
@@ -104,6 +119,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
                 (r"^conv5\.layers\.", "conv5."),
             ),
             settings=((r"", {**USUAL, "last_stride": 2}),),
+            inputs=((r"^conv5\.layers\.", InputSpec((384, 128))), (r"", InputSpec())),
         ),
         OWN: Layout(signature=r"", settings=((r"", {"stem_relu": True}),)),
     }
@@ -144,11 +160,24 @@ def translate(state: Mapping[str, Tensor], layout: str) -> Entries:
 
 def unseen_settings(names: Iterable[str], layout: str) -> dict[str, Any]:
     """Return what the networks of a project have and weights of these names do not show."""
+    return dict(_first(LAYOUTS[layout].settings, names) or {})
+
+
+def input_spec_of(state: Mapping[str, Tensor], layout: str) -> InputSpec | None:
+    """Return the images that the network of a file takes, as far as its project tells.
+
+    fast-reid's ``pixel_mean`` and ``pixel_std`` are those of the file.
+    """
+    spec = _first(LAYOUTS[layout].inputs, state)
+    pixels = {name: state.get(f"pixel_{name}") for name in ("mean", "std")}
+    found = {name: value.flatten().tolist() for name, value in pixels.items() if value is not None}
+    return spec.replace(**found) if spec and found else spec
+
+
+def _first(pairs: Iterable[tuple[str, T]], names: Iterable[str]) -> T | None:
+    """Return the value of the first pattern that one of ``names`` has."""
     names = tuple(names)
-    for pattern, settings in LAYOUTS[layout].settings:
-        if _any_has(names, pattern):
-            return dict(settings)
-    return {}
+    return next((value for pattern, value in pairs if _any_has(names, pattern)), None)
 
 
 def _renamed(key: str, layout: Layout) -> str:

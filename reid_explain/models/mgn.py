@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from reid_explain.checks import check_at_least, check_choice
 from reid_explain.errors import InputError
+from reid_explain.inputs import InputSpec
 from reid_explain.models.backbone import Weights, build_backbone
+from reid_explain.models.build import MODELS
 from reid_explain.models.parts import PartNet, part_classifiers, reducing_layers
 from reid_explain.models.pooling import POOLINGS
+from reid_explain.models.resnet import SETTINGS
 
 REDUCED_DIM = 256
 BRANCHES = ("b1", "b2", "b3")
@@ -43,6 +46,7 @@ PARTS: Mapping[str, Part] = MappingProxyType(
 """The eight parts by fast-reid's names, in the order of its embedding."""
 
 
+@MODELS.register(name="mgn")
 class MGN(PartNet):
     """ResNet that branches in its third stage; eight parts of the three branches' maps.
 
@@ -77,9 +81,11 @@ class MGN(PartNet):
         InputError: an argument outside these, or weights that do not fit the backbone.
     """
 
+    input_spec = InputSpec((384, 128))
+    card_settings = (*SETTINGS, "pooling", "reduction")
     map_layer = "branches"
     branch_layers = tuple(f"branches.{name}" for name in BRANCHES)
-    own_stages = ("branches",)
+    trainable_stages = ("branches",)
     part_names = tuple(PARTS)
     embedding_dim = len(PARTS) * REDUCED_DIM
 

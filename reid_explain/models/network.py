@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from reid_explain.errors import InputError
+from reid_explain.inputs import InputSpec
 
 
 class EmbeddingNet(nn.Module):
@@ -15,20 +16,31 @@ class EmbeddingNet(nn.Module):
     loss and ``classify(embed(F))`` the identity loss.
 
     Attributes:
+        input_spec: the images that the network takes. Assign another one to a network that was
+            trained on others; cards keep it.
         map_layer: dotted name of the layer that gives F, the default of the explainers.
-        own_stages: dotted names of the stages that an ``AMDInterpreter`` makes its own.
+        trainable_stages: dotted names of the stages that an ``AMDInterpreter`` copies and trains.
         channels: C' of the pooled map.
         embedding_dim: D.
         classifier: of embeddings (B, D) to logits; absent without training identities.
+        card_settings: the arguments of the constructor that a card may set; none that names a
+            file, an address or code.
     """
 
+    input_spec: InputSpec = InputSpec()
     map_layer: str
-    own_stages: tuple[str, ...]
+    trainable_stages: tuple[str, ...]
+    card_settings: tuple[str, ...] = ("num_classes",)
     channels: int
     embedding_dim: int
     pool: Callable[[Tensor], Tensor]
     neck: Callable[[Tensor], Tensor]
     classifier: Callable[[Tensor], Tensor]
+
+    @property
+    def own_stages(self) -> tuple[str, ...]:
+        """Return ``trainable_stages``. TODO(house): drop."""
+        return self.trainable_stages
 
     def features(self, x: Tensor) -> Tensor:
         """Return the last map F, (B, C, h, w), of images (B, 3, H, W)."""

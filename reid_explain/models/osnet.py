@@ -3,10 +3,13 @@
 The module names give the state-dict keys of torchreid's files.
 """
 
+from functools import partial
+
 from torch import Tensor, nn
 from torch.nn import functional
 
 from reid_explain.checks import check_at_least, check_choice
+from reid_explain.models.build import MODELS
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pooling import GlobalAveragePool
 
@@ -103,7 +106,7 @@ class OSNet(EmbeddingNet):
 
     embedding_dim = EMBEDDING_DIM
     map_layer = "conv5"
-    own_stages = ("conv3", "conv4", "conv5")
+    trainable_stages = ("conv3", "conv4", "conv5")
 
     def __init__(self, width: float = 1.0, num_classes: int = 0) -> None:
         super().__init__()
@@ -156,21 +159,9 @@ def _halve(channels: int) -> nn.Sequential:
     return nn.Sequential(ConvLayer(channels, channels), nn.AvgPool2d(2, stride=2))
 
 
-def osnet_x1_0(num_classes: int = 0) -> OSNet:
-    """OSNet at full width, 2.2 million parameters without the classifier."""
-    return OSNet(1.0, num_classes)
-
-
-def osnet_x0_75(num_classes: int = 0) -> OSNet:
-    """OSNet at three quarters of the width, 1.3 million parameters."""
-    return OSNet(0.75, num_classes)
-
-
-def osnet_x0_5(num_classes: int = 0) -> OSNet:
-    """OSNet at half the width, 0.6 million parameters."""
-    return OSNet(0.5, num_classes)
-
-
-def osnet_x0_25(num_classes: int = 0) -> OSNet:
-    """OSNet at a quarter of the width, 0.2 million parameters."""
-    return OSNet(0.25, num_classes)
+osnet_x1_0 = partial(OSNet, 1.0)
+osnet_x0_75 = partial(OSNet, 0.75)
+osnet_x0_5 = partial(OSNet, 0.5)
+osnet_x0_25 = partial(OSNet, 0.25)
+for _width in WIDTHS:
+    MODELS.register(partial(OSNet, _width), name=f"osnet_x{_width}".replace(".", "_"))

@@ -5,14 +5,18 @@ from torch.nn import functional
 
 from reid_explain.checks import check_at_least, check_choice
 from reid_explain.errors import InputError
+from reid_explain.inputs import InputSpec
 from reid_explain.models.backbone import Weights, build_backbone
+from reid_explain.models.build import MODELS
 from reid_explain.models.parts import PartNet, part_classifiers, reducing_layers
 from reid_explain.models.pooling import StripePool
+from reid_explain.models.resnet import SETTINGS
 
 REDUCED_DIM = 256
 DESCRIPTORS = ("G", "H")
 
 
+@MODELS.register(name="pcb")
 class PCB(PartNet):
     """ResNet without last stride, a mean over each of some stripes, one classifier per stripe.
 
@@ -43,8 +47,10 @@ class PCB(PartNet):
         InputError: an argument outside these, or weights that do not fit the backbone.
     """
 
+    input_spec = InputSpec((384, 128))
+    card_settings = (*SETTINGS, "parts", "descriptor", "normalize")
     map_layer = "backbone.layer4"
-    own_stages = ("backbone.layer3", "backbone.layer4")
+    trainable_stages = ("backbone.layer3", "backbone.layer4")
 
     def __init__(
         self,

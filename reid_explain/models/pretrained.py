@@ -1,26 +1,50 @@
-"""Trained networks as two files: weights in safetensors and a card that says what they are.
-
-The card ``NAME.json`` beside ``NAME.safetensors`` holds ``architecture`` (arguments of
-``build_model``), ``sha256`` of the weights, and what its writer adds (recipe, figures).
-"""
+"""Trained networks as two files: weights in safetensors and a card that says what they are."""
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from reid_explain.checks import check_choice
 from reid_explain.errors import InputError
-from reid_explain.models.build import build_model
+from reid_explain.inputs import InputSpec
+from reid_explain.models.build import build_model, card_settings
 from reid_explain.models.checkpoints import load_checkpoint
 from reid_explain.models.network import EmbeddingNet
 
 SHIPPED = Path(__file__).parent / "weights"
+REQUIRED = ("architecture", "sha256", "input")
+
+
+@dataclass(frozen=True)
+class Card:
+    """The content of ``NAME.json`` beside ``NAME.safetensors``; a card has no other keys.
+
+    Args:
+        architecture: ``name`` and arguments of ``build_model``, only those that the network's
+            ``card_settings`` allow: a card is not trusted.
+        sha256: of the weights.
+        input: the images that the network takes, as ``InputSpec.to_json`` writes it.
+        recipe: how it was trained; this and all below is for people, nothing here reads it.
+        training: where it was trained.
+        results: what it scores.
+        epoch: when it was kept.
+        notes: anything else.
+    """
+
+    architecture: dict[str, Any]
+    sha256: str
+    input: dict[str, Any]
+    recipe: dict[str, Any] | None = None
+    training: dict[str, Any] | None = None
+    results: dict[str, Any] | None = None
+    epoch: int | None = None
+    notes: str | None = None
 
 
 def load_pretrained(name: str) -> EmbeddingNet:
@@ -39,28 +63,27 @@ def load_pretrained(name: str) -> EmbeddingNet:
 def load_trained(card: str | Path) -> EmbeddingNet:
     """Return the network of a card that ``save_trained`` wrote, in eval mode.
 
+    Nothing in a card or beside it is executed or downloaded.
+
     Raises:
-        InputError: a file is absent, the card is no card, or the weights are not those that the
-            card was written for.
+        InputError: a file is absent; the card has unknown or missing keys, or an architecture
+            that its network does not allow; or the weights are not those of the card.
     """
-    card = Path(card)
-    try:
-        content = json.loads(card.read_text(encoding="utf-8"))
-        architecture, expected = content["architecture"], content["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("card", f"{card} ({error})", "a card of save_trained") from error
-    weights = card.with_suffix(".safetensors")
+    path = Path(card)
+    content = read_card(path)
+    weights = path.with_suffix(".safetensors")
     if not weights.is_file():
-        raise InputError("card", f"{card} without {weights.name}", "weights beside the card")
-    if (found := _sha256(weights)) != expected:
-        raise InputError("card", f"{weights} with sha256 {found}", f"sha256 {expected}")
-    model = build_model(**architecture)
+        raise InputError("card", f"{path} without {weights.name}", "weights beside the card")
+    if (found := _sha256(weights)) != content.sha256:
+        raise InputError("card", f"{weights} with sha256 {found}", f"sha256 {content.sha256}")
+    model = _build(content.architecture, path)
+    model.input_spec = InputSpec.from_json(content.input)
     load_checkpoint(model, weights)
     return model.eval()
 
 
 def save_trained(
-    model: nn.Module,
+    model: EmbeddingNet,
     card: str | Path,
     architecture: Mapping[str, Any],
     *,
@@ -70,21 +93,62 @@ def save_trained(
     """Write the weights of ``model`` and their card; ``load_trained(card)`` reads them.
 
     Args:
-        model: what ``build_model(**architecture)`` builds, trained.
+        model: what ``build_model(**architecture)`` builds, trained; its ``input_spec`` is kept.
         card: path of the ``.json``; the weights go beside it.
         architecture: arguments of ``build_model``.
         dtype: of the stored matrices and kernels; vectors stay as they are.
-        facts: what else the card says, as JSON has it.
+        facts: further keys of ``Card``: recipe, training, results, epoch, notes.
     """
-    card = Path(card)
-    weights = card.with_suffix(".safetensors")
+    path = Path(card)
+    weights = path.with_suffix(".safetensors")
     state = {
         key: value.to("cpu", dtype if value.dim() > 1 else value.dtype).contiguous()
         for key, value in model.state_dict().items()
     }
     save_file(state, weights)
-    content = {"architecture": dict(architecture), "sha256": _sha256(weights), **facts}
-    card.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    content = Card(dict(architecture), _sha256(weights), model.input_spec.to_json(), **facts)
+    told = {key: value for key, value in asdict(content).items() if value is not None}
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def read_card(path: Path) -> Card:
+    """Return the content of a card.
+
+    Raises:
+        InputError: the file is absent or no JSON, or has unknown or missing keys.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        keys = set(content if isinstance(content, dict) else ())
+    except (OSError, ValueError) as error:
+        raise InputError("card", f"{path} ({error})", "a card of save_trained") from error
+    known = [field.name for field in fields(Card)]
+    unknown = ", ".join(sorted(keys - set(known)))
+    missing = ", ".join(key for key in REQUIRED if key not in keys)
+    if unknown or missing:
+        got = f"{path} with unknown keys: {unknown or 'none'}; missing: {missing or 'none'}"
+        raise InputError("card", got, f"the keys {', '.join(known)}")
+    return Card(**content)
+
+
+def _build(architecture: Any, path: Path) -> EmbeddingNet:
+    """Return the network of a card, which may not ask for more than its schema."""
+    if not isinstance(architecture, dict) or not isinstance(architecture.get("name"), str):
+        raise InputError("card", f"{path} with architecture {architecture!r}", "one with a name")
+    allowed = ("name", *card_settings(architecture["name"]))
+    refused = [k for k, v in architecture.items() if k not in allowed or not _is_plain(v)]
+    if refused:
+        got = f"{path} with {', '.join(map(repr, refused))} in architecture"
+        raise InputError("card", got, f"numbers and words for {', '.join(allowed)}")
+    try:
+        return build_model(**architecture)
+    except (TypeError, RuntimeError, MemoryError) as error:
+        raise InputError("card", f"{path} ({error})", "an architecture of build_model") from error
+
+
+def _is_plain(value: Any) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return all(isinstance(item, bool | int | float | str) for item in items)
 
 
 def _sha256(path: Path) -> str:

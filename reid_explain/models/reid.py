@@ -1,11 +1,17 @@
 """The networks of one ResNet, one pooling and one neck: IDE, the strong baseline, SBS."""
 
+from functools import partial
+from typing import Any
+
 from torch import Tensor, nn
 
 from reid_explain.checks import check_at_least, check_choice
+from reid_explain.inputs import InputSpec
 from reid_explain.models.backbone import Weights, build_backbone
+from reid_explain.models.build import MODELS
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pooling import POOLINGS
+from reid_explain.models.resnet import RESNETS, SETTINGS
 
 NECKS = ("batch_norm", "none")
 
@@ -39,7 +45,8 @@ class ReIDNet(EmbeddingNet):
     """
 
     map_layer = "backbone.layer4"
-    own_stages = ("backbone.layer3", "backbone.layer4")
+    card_settings = (*SETTINGS, "pooling", "neck", "last_stride", "non_local", "stem_relu")
+    trainable_stages = ("backbone.layer3", "backbone.layer4")
 
     def __init__(
         self,
@@ -87,3 +94,20 @@ def bn_neck(channels: int) -> nn.BatchNorm1d:
     neck = nn.BatchNorm1d(channels)
     neck.bias.requires_grad_(False)
     return neck
+
+
+class SBS(ReIDNet):
+    """The stronger baseline of fast-reid: a ``ReIDNet`` with other defaults, images of 384x128."""
+
+    input_spec = InputSpec((384, 128))
+
+    def __init__(self, backbone: str = "resnet50", num_classes: int = 0, **options: Any) -> None:
+        stronger = {"pooling": "gem", "ibn": True, "non_local": True, "ceil_mode": True}
+        super().__init__(backbone, num_classes, **{**stronger, **options})
+
+
+for _name in RESNETS:
+    MODELS.register(partial(ReIDNet, _name), name=_name)
+MODELS.register(partial(ReIDNet, neck="none", last_stride=2), name="ide")
+MODELS.register(ReIDNet, name="bot")
+MODELS.register(SBS, name="sbs")

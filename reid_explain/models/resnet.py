@@ -22,6 +22,8 @@ NON_LOCAL_BLOCKS: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
 )
 """Non-local blocks after the last blocks of each stage, as in fast-reid; others have none."""
 LAST_PLANES = 512
+SETTINGS = ("num_classes", "backbone", "width", "ibn", "ceil_mode")
+"""What the card of a network of parts or of the baseline may set of its ResNet."""
 
 
 class IBN(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from reid_explain.capture import evaluation
 from reid_explain.checks import check_at_least, check_rows, described
 from reid_explain.errors import InputError
+from reid_explain.inputs import InputSpec
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pooling import GlobalAveragePool
 
@@ -44,10 +45,18 @@ class TimmNet(EmbeddingNet):
         options: of ``timm.create_model``. ``img_size=(H, W)`` sets what images a network of fixed
             size takes (:func:`has_fixed_size`).
 
+    ``input_spec`` has the size, mean, deviation and interpolation of timm's ``pretrained_cfg``,
+    and the size of ``img_size`` where it is given; timm's central crop is left out.
+
     Raises:
         InputError: timm is not installed or has no such network, the network does not have such
             options, or it gives neither one map nor tokens.
     """
+
+    card_settings = (
+        *("num_classes", "img_size", "dynamic_img_size", "patch_size", "window_size"),
+        *("embed_dim", "depth", "depths", "num_heads", "global_pool", "output_stride"),
+    )
 
     def __init__(
         self, name: str, num_classes: int = 0, pretrained: bool = False, **options: Any
@@ -55,7 +64,11 @@ class TimmNet(EmbeddingNet):
         super().__init__()
         check_at_least("num_classes", num_classes, 0)
         self.net = create(name, pretrained, options)
-        self.image_size = image_size_of(self.net, options)
+        self.input_spec = spec_of(self.net, options)
+        self.fixed_size = bool(self.net.pretrained_cfg.get("fixed_input_size")) and not {
+            "dynamic_img_size",
+            "strict_img_size",
+        } & set(options)
         self.channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
         self.last_map = ChannelsFirst() if self.channels_last else nn.Identity()
         with torch.no_grad(), evaluation(self, self):
@@ -72,7 +85,7 @@ class TimmNet(EmbeddingNet):
             self.classifier = nn.Linear(self.embedding_dim, num_classes)
 
     @property
-    def own_stages(self) -> tuple[str, ...]:  # type: ignore[override]
+    def trainable_stages(self) -> tuple[str, ...]:  # type: ignore[override]
         """The last modules that run one after the other and give F, at up to twice its height.
 
         Raises:
@@ -95,7 +108,15 @@ class TimmNet(EmbeddingNet):
         return tuple(names)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return F, (B, C, h, w) or tokens (B, T, C), of images (B, 3, H, W)."""
+        """Return F, (B, C, h, w) or tokens (B, T, C), of images (B, 3, H, W).
+
+        Raises:
+            InputError: a network of fixed size, and images of another.
+        """
+        height, width = self.input_spec.size
+        if self.fixed_size and x.shape[2:] != (height, width):
+            expected = f"(B, 3, {height}, {width}), or a network built with img_size="
+            raise InputError("inputs", described(x), expected)
         out: Tensor = self.last_map(self.net.forward_features(x))
         return out
 
@@ -113,7 +134,7 @@ class TimmNet(EmbeddingNet):
     def _probe(self) -> Tensor:
         """Return F of one grey image."""
         like = next(self.parameters())
-        features = self.features(like.new_full((1, 3, *self.image_size), 0.5))
+        features = self.features(like.new_full((1, 3, *self.input_spec.size), 0.5))
         if not isinstance(features, Tensor) or features.dim() not in (3, 4):
             raise InputError(
                 "name",
@@ -181,11 +202,16 @@ def create(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
         raise InputError("options", f"{options} ({error})", f"options of {name}") from error
 
 
-def image_size_of(net: Any, options: dict[str, Any]) -> tuple[int, int]:
-    """Return height and width of the images that a network of timm was made for."""
-    size = options.get("img_size", net.pretrained_cfg["input_size"][1:])
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
+def spec_of(net: Any, options: dict[str, Any]) -> InputSpec:
+    """Return the images that a network of timm was made for."""
+    configured = net.pretrained_cfg
+    size = options.get("img_size", configured["input_size"][1:])
+    return InputSpec(
+        (size, size) if isinstance(size, int) else size,
+        configured["mean"],
+        configured["std"],
+        interpolation="bilinear" if configured["interpolation"] == "bilinear" else "bicubic",
+    )
 
 
 def begins_with_mean(head: Callable[[Tensor], Tensor], features: Tensor) -> bool:
