@@ -11,12 +11,8 @@ from torch import Tensor, nn
 
 from reid_explain import InputError
 from reid_explain.capture import find_layer
-from reid_explain.models.architecture import class_count
-from reid_explain.models.build import build_model
-from reid_explain.models.checkpoints import load_checkpoint, read_state_dict
-from reid_explain.models.layouts import find_layout, translate
+from reid_explain.models.checkpoints import open_checkpoint
 from reid_explain.models.network import EmbeddingNet
-from reid_explain.models.opening import open_checkpoint
 from reid_explain.models.pretrained import load_pretrained, load_trained
 
 BATCH_SIZE = 64
@@ -119,9 +115,4 @@ def open_model(name: str, weights: Path | None) -> EmbeddingNet:
         return load_pretrained(name)
     if weights.suffix == ".json":
         return load_trained(weights)
-    if name == SHIPPED:
-        return open_checkpoint(weights)
-    state = read_state_dict(weights)
-    model = build_model(name, class_count(translate(state, find_layout(state)).tensors))
-    load_checkpoint(model, weights)
-    return model
+    return open_checkpoint(weights, name=None if name == SHIPPED else name)

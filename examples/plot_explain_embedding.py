@@ -41,7 +41,7 @@ from reid_explain import (
 )
 from reid_explain.datasets.images import denormalize, load_image, to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
-from reid_explain.models.opening import open_checkpoint
+from reid_explain.models.checkpoints import open_checkpoint
 from reid_explain.models.pretrained import load_pretrained
 from reid_explain.visualization import comparison_figure, explanation_figure, save_figure
 

@@ -26,6 +26,7 @@ from reid_explain.models import (
     load_checkpoint,
     load_pretrained,
     load_trained,
+    open_checkpoint,
     osnet_x0_5,
     osnet_x0_25,
     osnet_x0_75,
@@ -392,6 +393,22 @@ def test_checkpoints_that_are_absent_or_hold_no_weights(tmp_path):
         torch.save(content, tmp_path / "w.pth")
         with pytest.raises(InputError, match="without a state dict"):
             load_checkpoint(tiny(), tmp_path / "w.pth")
+
+
+def test_an_empty_state_dict_is_refused(tmp_path):
+    for content in ({}, {"state_dict": {}}):
+        torch.save(content, tmp_path / "w.pth")
+        with pytest.raises(InputError, match=r"w\.pth with an empty state dict"):
+            open_checkpoint(tmp_path / "w.pth")
+
+
+def test_a_long_disagreement_stays_short(tmp_path):
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), tmp_path / "w.pth")
+    with pytest.raises(
+        InputError, match=r"and \d+ more; unexpected: .* and \d+ more, ex"
+    ) as caught:
+        load_checkpoint(tiny(), tmp_path / "w.pth")
+    assert len(str(caught.value)) < 800
 
 
 # Trained networks with their card

@@ -299,15 +299,15 @@ def test_images_of_another_size_than_a_fixed_one_are_an_error():
 
 def test_unknown_names_and_options():
     with pytest.raises(InputError, match="name: got 'hrnet_w31', expected .*, such as 'hrnet_w3"):
-        build_model("timm/hrnet_w31")
+        build_model("timm/hrnet_w31", pretrained=False)
     with pytest.raises(InputError, match=r"name: got 'xyz', expected one of timm.list_models\(\)$"):
         TimmNet("xyz")
     with pytest.raises(InputError, match="name: got 'hrnet_w30', expected one of .*, or timm/NAME"):
         build_model("hrnet_w30")
     with pytest.raises(InputError, match="options: got {'img_size': 64} .*, expected options of"):
-        build_model("timm/test_resnet", img_size=64)
+        build_model("timm/test_resnet", pretrained=False, img_size=64)
     with pytest.raises(InputError, match="options: what the head makes of F: got"):
-        build_model("timm/test_resnet", global_pool="")
+        build_model("timm/test_resnet", pretrained=False, global_pool="")
     with pytest.raises(InputError, match="num_classes"):
         TimmNet("test_resnet", num_classes=-1)
     with pytest.raises(InputError, match="name: got a CoaT, which gives list"):
@@ -318,7 +318,7 @@ def test_unknown_names_and_options():
 def test_without_timm(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match="a network of timm, .* expected pip install timm"):
-        build_model("timm/test_resnet")
+        TimmNet("test_resnet")
 
 
 def test_pretrained_is_left_to_timm(monkeypatch):
@@ -331,8 +331,14 @@ def test_pretrained_is_left_to_timm(monkeypatch):
     original = timm.create_model
     monkeypatch.setattr(timm, "create_model", create)
     TimmNet("test_resnet.r160_in1k", pretrained=True)
-    build_model("timm/test_resnet")
+    build_model("timm/test_resnet", pretrained=False)
     assert asked == [("test_resnet.r160_in1k", True), ("test_resnet", False)]
+
+
+def test_random_weights_are_told():
+    with pytest.warns(UserWarning, match="timm/test_resnet has random weights"):
+        model = build_model("timm/test_resnet")
+    assert model.training
 
 
 def test_command_lines_take_names_of_timm(capsys):

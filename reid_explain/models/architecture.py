@@ -1,4 +1,4 @@
-"""What network weights are of, as far as their names and shapes tell."""
+"""Infer the architecture of a network from its state dict."""
 
 import re
 from collections import Counter
@@ -31,11 +31,9 @@ def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
         state: weights under the names of this package.
 
     Returns:
-        Of an OSNet its width, in the name, and its classes. Of the networks with a ResNet the
-        depth, width, classes, IBN, and what they have of pooling, neck, non-local blocks, parts
-        and reduction; not ``UNSEEN``. The parts of a PCB show in its classifiers, and the
-        reduction of an MGN if it is linear: old versions of fast-reid have several others, of
-        the same weights. None if it is none of these networks.
+        Name, ``num_classes``, and of the networks with a ResNet all that weights show; not
+        ``UNSEEN``, but the parts of a PCB with classifiers, and the reduction of an MGN if it is
+        linear. None if it is no network of this package.
     """
     if "conv1.conv.weight" in state:
         width = str(_rows(state["conv1.conv.weight"]) / CHANNELS[0]).replace(".", "_")
@@ -52,11 +50,9 @@ def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
     if _any(state, "branches."):
         found = {} if "neck.b1.3.weight" in state else {"reduction": "linear"}
         return {"name": "mgn", "backbone": backbone, **common, "pooling": pooling, **found}
+    neck = "batch_norm" if "neck.weight" in state else "none"
     return {
-        "name": backbone,
-        **common,
-        "pooling": pooling,
-        "neck": "batch_norm" if "neck.weight" in state else "none",
+        **{"name": backbone, **common, "pooling": pooling, "neck": neck},
         "non_local": _any(state, ".non_local_"),
     }
 

@@ -1,5 +1,6 @@
 """Every network of this package by name, and those of plug-ins."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ MODELS: Registry[Callable[..., EmbeddingNet]] = Registry(
 
 
 def build_model(name: str, num_classes: int = 0, **options: Any) -> EmbeddingNet:
-    """Return an untrained network.
+    """Return an untrained network in training mode, with random weights.
 
     Args:
         name: one of ``MODELS``; that of a ResNet stands for the strong baseline on it; or
@@ -27,6 +28,9 @@ def build_model(name: str, num_classes: int = 0, **options: Any) -> EmbeddingNet
     Raises:
         InputError: another name, or an option that the network does not have.
 
+    Warns:
+        UserWarning: a network of timm without a word on ``pretrained``.
+
     Example:
         >>> import torch
         >>> from reid_explain.models import build_model
@@ -36,6 +40,12 @@ def build_model(name: str, num_classes: int = 0, **options: Any) -> EmbeddingNet
         (torch.Size([2, 64]), torch.Size([2, 64, 8, 4]))
     """
     if name.startswith(PREFIX):
+        if "pretrained" not in options:
+            warnings.warn(
+                f"{name} has random weights and is in training mode: pretrained=True, or "
+                "open_checkpoint(file, name=...)",
+                stacklevel=2,
+            )
         return TimmNet(name.removeprefix(PREFIX), num_classes, **options)
     make = _resolve(name)
     try:

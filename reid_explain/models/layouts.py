@@ -4,20 +4,17 @@ A layout is data: regular expressions from the project's names to ours, and what
 have that weights do not show.
 
 - ``"torchreid"`` (Zhou and Xiang, deep-person-reid): OSNet, whose names are ours, ResNets with
-  the last stride and no neck, and PCB. Images are 256x128, PCB's 384x128.
-- ``"reid-strong-baseline"`` (Luo et al., CVPR workshops 2019): ResNets of stride 1 with a neck,
-  images 256x128. Its plain ResNet has *no ReLU* after the first batch norm (its issues 4 and
-  117), the one with IBN has; a network with that ReLU takes the weights and gives other
-  embeddings. Evaluated before the neck (``NECK_FEAT: before``), its embedding is
-  ``pool(features(x))``.
-- ``"fast-reid"`` (He et al., 2020): ResNets of stride 1, with neck or without, and MGN; images
-  of 0 to 255 less the file's ``pixel_mean``, 256x128, or 384x128 for SBS and MGN. (AGW has SBS's
-  non-local blocks and images of 256x128; files do not tell the two apart.) Its first pooling has
-  no padding and rounds up, except with the older heads (``heads.bnneck``), before version 1.0.
-  Networks trained with a circle, arc or cosine softmax classify by cosines; our ``classify`` gives
-  the products without the norms. A generalized mean with a fixed exponent, or a maximum, leaves no
-  trace in the weights: it loads as the mean. Before version 1.0, MGN has a ReLU of one slope or
-  another and mostly a maximum.
+  the last stride and no neck, and PCB.
+- ``"reid-strong-baseline"`` (Luo et al., CVPR workshops 2019): ResNets of stride 1 with a neck.
+  Its plain ResNet has *no ReLU* after the first batch norm (its issues 4 and 117), the one with
+  IBN has. Evaluated before the neck (``NECK_FEAT: before``), its embedding is ``pool(F)``.
+- ``"fast-reid"`` (He et al., 2020): ResNets of stride 1, with neck or without, and MGN. Its first
+  pooling has no padding and rounds up, except before version 1.0 (``heads.bnneck``). Networks
+  trained with a circle, arc or cosine softmax classify by cosines; our ``classify`` gives the
+  products without the norms. A generalized mean with a fixed exponent, or a maximum, leaves no
+  trace in the weights: it loads as the mean. AGW has SBS's non-local blocks and images of 256x128:
+  files do not tell the two apart.
+- ``"torchvision"``: ResNets, and timm's of the same names, with the classifier of ImageNet.
 - ``"reid_explain"``: the names of this package, and any name that no other layout knows.
 """
 
@@ -36,10 +33,10 @@ T = TypeVar("T")
 Settings = Mapping[str, Any]
 OWN = "reid_explain"
 USUAL: Settings = MappingProxyType({"last_stride": 1, "ceil_mode": False, "stem_relu": True})
-FASTREID_INPUT = InputSpec(
+TALL = InputSpec((384, 128))
+FAST = InputSpec(
     mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), scale=255, interpolation="bicubic"
 )
-"""ImageNet's mean and deviation, as fast-reid has them; a file's own replace them."""
 MGN_BACKBONE = ((0, "conv1"), (1, "bn1"), (4, "layer1"), (5, "layer2"), (6, "layer3"))
 """Places in fast-reid's sequence of layers, before MGN branches."""
 
@@ -54,10 +51,10 @@ class Layout(NamedTuple):
         zeros: our entries that the project's networks lack, which is as if they were 0.
         settings: pairs of a name and the arguments of ``build_model`` that weights do not show;
             those of the first name that the file has are the project's.
-        inputs: pairs of a name and the images that the project's networks take, likewise.
+        inputs: pairs of a name and the images that the networks take, likewise.
     """
 
-    signature: str
+    signature: str = ""
     renames: tuple[tuple[str, str], ...] = ()
     extras: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
@@ -92,25 +89,22 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             ),
             extras=(r"^pixel_(mean|std)$",),
             zeros=("classifier.bias",),
-            settings=(
-                (r"heads?\.bnneck\.", USUAL),
-                (r"", {**USUAL, "ceil_mode": True}),
-            ),
-            inputs=(
-                (r"\.NL_\d\.|^b1_head\.", FASTREID_INPUT.replace(size=(384, 128))),
-                (r"", FASTREID_INPUT),
-            ),
+            settings=((r"heads?\.bnneck\.", USUAL), (r"", {**USUAL, "ceil_mode": True})),
+            inputs=((r"\.NL_\d\.|^b1_head\.", FAST.replace(size=(384, 128))), (r"", FAST)),
         ),
         "reid-strong-baseline": Layout(
             signature=r"^base\.",
             renames=((r"^base\.", "backbone."), (r"^bottleneck\.", "neck.")),
             # Its ResNet with IBN keeps the classifier of ImageNet, unused.
             extras=(r"^base\.fc\.",),
-            settings=(
-                (r"\.IN\.", USUAL),
-                (r"", {**USUAL, "stem_relu": False}),
-            ),
+            settings=((r"\.IN\.", USUAL), (r"", {**USUAL, "stem_relu": False})),
             inputs=((r"", InputSpec()),),
+        ),
+        "torchvision": Layout(
+            signature=r"^fc\.weight$",
+            renames=((r"^fc\.", "classifier."), (r"^(conv1|bn1|layer[1-4])\.", r"backbone.\1.")),
+            settings=((r"", {**USUAL, "last_stride": 2}),),
+            inputs=((r"", InputSpec((224, 224))),),
         ),
         "torchreid": Layout(
             signature=r"^(layer1\.0|conv1)\.conv",
@@ -119,9 +113,9 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
                 (r"^conv5\.layers\.", "conv5."),
             ),
             settings=((r"", {**USUAL, "last_stride": 2}),),
-            inputs=((r"^conv5\.layers\.", InputSpec((384, 128))), (r"", InputSpec())),
+            inputs=((r"^conv5\.layers\.", TALL), (r"", InputSpec())),
         ),
-        OWN: Layout(signature=r"", settings=((r"", {"stem_relu": True}),)),
+        OWN: Layout(settings=((r"", {"stem_relu": True}),)),
     }
 )
 
@@ -139,36 +133,35 @@ def find_layout(names: Iterable[str], layout: str | None = None) -> str:
     return next(key for key, value in LAYOUTS.items() if _any_has(names, value.signature))
 
 
-def translate(state: Mapping[str, Tensor], layout: str) -> Entries:
+def translate(state: Mapping[str, Tensor], layout: Layout) -> Entries:
     """Return the entries of a file under the names that this package has for them.
 
     Raises:
         InputError: two entries are the same one.
     """
-    rules = LAYOUTS[layout]
-    extras = tuple(key for key in state if any(re.search(extra, key) for extra in rules.extras))
+    extras = tuple(key for key in state if any(re.search(extra, key) for extra in layout.extras))
     sources: dict[str, str] = {}
     for key in state:
         if key in extras:
             continue
-        name = _renamed(key, rules)
+        name = _renamed(key, layout)
         if name in sources:
             raise InputError("path", f"{sources[name]} and {key}", f"one of them, as {name}")
         sources[name] = key
     return Entries({name: state[key] for name, key in sources.items()}, sources, extras)
 
 
-def unseen_settings(names: Iterable[str], layout: str) -> dict[str, Any]:
+def unseen_settings(names: Iterable[str], layout: Layout) -> dict[str, Any]:
     """Return what the networks of a project have and weights of these names do not show."""
-    return dict(_first(LAYOUTS[layout].settings, names) or {})
+    return dict(_first(layout.settings, names) or {})
 
 
-def input_spec_of(state: Mapping[str, Tensor], layout: str) -> InputSpec | None:
+def input_spec_of(state: Mapping[str, Tensor], layout: Layout) -> InputSpec | None:
     """Return the images that the network of a file takes, as far as its project tells.
 
     fast-reid's ``pixel_mean`` and ``pixel_std`` are those of the file.
     """
-    spec = _first(LAYOUTS[layout].inputs, state)
+    spec = _first(layout.inputs, state)
     pixels = {name: state.get(f"pixel_{name}") for name in ("mean", "std")}
     found = {name: value.flatten().tolist() for name, value in pixels.items() if value is not None}
     return spec.replace(**found) if spec and found else spec

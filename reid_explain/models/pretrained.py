@@ -16,6 +16,7 @@ from reid_explain.inputs import InputSpec
 from reid_explain.models.build import build_model, card_settings
 from reid_explain.models.checkpoints import load_checkpoint
 from reid_explain.models.network import EmbeddingNet
+from reid_explain.models.timm_models import PREFIX
 
 SHIPPED = Path(__file__).parent / "weights"
 REQUIRED = ("architecture", "sha256", "input")
@@ -141,8 +142,12 @@ def _build(architecture: Any, path: Path) -> EmbeddingNet:
         got = f"{path} with {', '.join(map(repr, refused))} in architecture"
         raise InputError("card", got, f"numbers and words for {', '.join(allowed)}")
     try:
+        if architecture["name"].startswith(PREFIX):
+            architecture = {**architecture, "pretrained": False}
         return build_model(**architecture)
-    except (TypeError, RuntimeError, MemoryError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # What garbage raises in a constructor is anybody's guess.
         raise InputError("card", f"{path} ({error})", "an architecture of build_model") from error
 
 

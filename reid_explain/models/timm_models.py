@@ -1,7 +1,8 @@
 """Networks of timm by name, with the seam ``features`` / ``embed`` (extra: timm)."""
 
 import difflib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -10,22 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from reid_explain.capture import evaluation
-from reid_explain.checks import check_at_least, check_rows, described
+from reid_explain.checks import check_at_least, check_rows, describe
 from reid_explain.errors import InputError
 from reid_explain.inputs import InputSpec
+from reid_explain.models.layouts import LAYOUTS, OWN, Layout
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pooling import GlobalAveragePool
 
 PREFIX = "timm/"
 """What stands before timm's name where ``build_model`` takes one."""
 LARGEST_OWN_MAP = 2
-"""An interpreter's own stages make maps of at most this many times the last map's height."""
+"""Trainable stages make maps of at most this many times the last map's height."""
 
 
 class TimmNet(EmbeddingNet):
     """A network of timm; its embedding is what timm's head makes before its classifier.
 
     ``features`` is timm's ``forward_features``, ``embed`` its ``forward_head(pre_logits=True)``.
+    ``input_spec`` has the size, mean, deviation and interpolation of timm's ``pretrained_cfg``
+    and the size of ``img_size`` where it is given; timm's central crop is left out.
 
     Maps: where the head begins with the mean over the map (most convolutional networks), ``pool``
     is that mean and ``neck`` is the rest of the head; otherwise ``pool`` is the whole head. Maps
@@ -45,9 +49,6 @@ class TimmNet(EmbeddingNet):
         options: of ``timm.create_model``. ``img_size=(H, W)`` sets what images a network of fixed
             size takes (:func:`has_fixed_size`).
 
-    ``input_spec`` has the size, mean, deviation and interpolation of timm's ``pretrained_cfg``,
-    and the size of ``img_size`` where it is given; timm's central crop is left out.
-
     Raises:
         InputError: timm is not installed or has no such network, the network does not have such
             options, or it gives neither one map nor tokens.
@@ -63,9 +64,10 @@ class TimmNet(EmbeddingNet):
     ) -> None:
         super().__init__()
         check_at_least("num_classes", num_classes, 0)
-        self.net = create(name, pretrained, options)
-        self.input_spec = spec_of(self.net, options)
-        self.fixed_size = bool(self.net.pretrained_cfg.get("fixed_input_size")) and not {
+        self.name = name
+        self.net = _create(name, pretrained, options)
+        self.input_spec = _input_spec(self.net.pretrained_cfg, options.get("img_size"))
+        self.fixed_size = has_fixed_size(name) and not {
             "dynamic_img_size",
             "strict_img_size",
         } & set(options)
@@ -116,9 +118,26 @@ class TimmNet(EmbeddingNet):
         height, width = self.input_spec.size
         if self.fixed_size and x.shape[2:] != (height, width):
             expected = f"(B, 3, {height}, {width}), or a network built with img_size="
-            raise InputError("inputs", described(x), expected)
+            raise InputError("inputs", describe(x), expected)
         out: Tensor = self.last_map(self.net.forward_features(x))
         return out
+
+    def layout_of(self, names: Iterable[str]) -> Layout:
+        """Return how a file of this network names its weights."""
+        return timm_layout(self.name, names, classes=hasattr(self, "classifier"))
+
+    def resampled(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights whose position embeddings, of a square of patches, fit this network."""
+        key, own = "net.pos_embed", getattr(self.net, "pos_embed", None)
+        if key not in state or own is None or state[key].shape == own.shape:
+            return dict(state)
+        prefix = 0 if self.net.no_embed_class else self.net.num_prefix_tokens
+        places = state[key].shape[1] - prefix
+        if round(places**0.5) ** 2 != places:
+            return dict(state)
+        resample = _import_timm().layers.resample_abs_pos_embed
+        grid = list(self.net.patch_embed.grid_size)
+        return {**state, key: resample(state[key], grid, num_prefix_tokens=prefix)}
 
     def _head(self, features: Tensor) -> Tensor:
         """Return what timm's head makes of F before its classifier, (B, D)."""
@@ -132,15 +151,12 @@ class TimmNet(EmbeddingNet):
         return self._head(pooled[:, :, None, None])
 
     def _probe(self) -> Tensor:
-        """Return F of one grey image."""
+        """Return F of one gray image."""
         like = next(self.parameters())
         features = self.features(like.new_full((1, 3, *self.input_spec.size), 0.5))
         if not isinstance(features, Tensor) or features.dim() not in (3, 4):
-            raise InputError(
-                "name",
-                f"a {type(self.net).__name__}, which gives {described(features)}",
-                "a network that gives one map or tokens",
-            )
+            got = f"a {type(self.net).__name__}, which gives {describe(features)}"
+            raise InputError("name", got, "a network that gives one map or tokens")
         return features
 
     def _height(self, made: Any) -> float:
@@ -170,20 +186,34 @@ def has_fixed_size(name: str) -> bool:
         InputError: timm is not installed or has no such network.
     """
     check_timm_name(name)
-    return bool(import_timm().get_pretrained_cfg(name).fixed_input_size)
+    return bool(_import_timm().get_pretrained_cfg(name).fixed_input_size)
+
+
+def timm_layout(name: str, names: Iterable[str], *, classes: bool = True) -> Layout:
+    """Return how a file of a network of timm names its weights: as we do, or as timm does.
+
+    Without ``classes`` timm's classifier is left out.
+    """
+    check_timm_name(name)
+    if any(key.startswith("net.") for key in names):
+        return LAYOUTS[OWN]
+    classifier = _import_timm().get_pretrained_cfg(name).classifier
+    own = rf"^{re.escape(classifier)}\." if isinstance(classifier, str) else r"^$"
+    if classes:
+        return Layout(renames=((own, "classifier."), (r"^", "net.")))
+    return Layout(renames=((r"^", "net."),), extras=(own,))
 
 
 def check_timm_name(name: str) -> None:
     """Raise unless ``name`` is a network of timm, with a tag of its weights or without."""
-    timm = import_timm()
+    timm = _import_timm()
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=5)
         such = f", such as {', '.join(map(repr, close))}" if close else ""
         raise InputError("name", repr(name), f"one of timm.list_models(){such}")
 
 
-def import_timm() -> ModuleType:
-    """Return timm, which is an extra."""
+def _import_timm() -> ModuleType:
     try:
         import timm
     except ImportError as error:
@@ -193,24 +223,24 @@ def import_timm() -> ModuleType:
     return timm
 
 
-def create(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
+def _create(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     """Return a network of timm without classifier."""
     check_timm_name(name)
     try:
-        return import_timm().create_model(name, pretrained=pretrained, num_classes=0, **options)
+        return _import_timm().create_model(name, pretrained=pretrained, num_classes=0, **options)
     except TypeError as error:
         raise InputError("options", f"{options} ({error})", f"options of {name}") from error
 
 
-def spec_of(net: Any, options: dict[str, Any]) -> InputSpec:
-    """Return the images that a network of timm was made for."""
-    configured = net.pretrained_cfg
-    size = options.get("img_size", configured["input_size"][1:])
+def _input_spec(config: Mapping[str, Any], img_size: Any) -> InputSpec:
+    """Return the images of timm's configuration, at a size of one's own if there is one."""
+    size = config["input_size"][1:] if img_size is None else img_size
+    interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
     return InputSpec(
         (size, size) if isinstance(size, int) else size,
-        configured["mean"],
-        configured["std"],
-        interpolation="bilinear" if configured["interpolation"] == "bilinear" else "bicubic",
+        config["mean"],
+        config["std"],
+        interpolation=interpolation,
     )
 
 
