@@ -18,7 +18,6 @@ from reid_explain.explainers.layout import upsample
 from reid_explain.metrics.localisation import area, energy_inside
 from reid_explain.visualization import (
     attribute_maps_figure,
-    attribute_masks_figure,
     attribute_pair_figure,
     save_figure,
 )
@@ -41,8 +40,8 @@ def draw_pairs(
             found.gallery_maps[0].cpu(),
             found.contributions[0].cpu(),
             interpreter.attributes,
-            distance=float(found.distance),
-            reconstructed=float(found.reconstructed),
+            title=f"distance {float(found.distance):.4g}, sum of the attributes "
+            f"{float(found.reconstructed):.4g}",
             labels=(first != second) & (first > 0) & (second > 0),
         )
         save_figure(figure, output / f"pair_{number:02d}.png")
@@ -81,8 +80,8 @@ def draw_average_maps(interpreter: AMDInterpreter, dataset: ReIDDataset, output:
     figure = attribute_maps_figure(
         maps / counts[:, None, None],
         interpreter.attributes,
-        images=images / counts[:, None, None, None],
-        counts=counts,
+        images / counts[:, None, None, None],
+        notes=[f"{count} images" for count in counts.tolist()],
     )
     save_figure(figure, output / "average_maps.png")
 
@@ -99,13 +98,13 @@ def draw_masks(
         shown = masks.flatten(1).any(1).nonzero()[:, 0]
         found = interpreter.attribute(image, image).query_maps[0, shown].cpu()
         regions = masks[shown][:, None]
-        figure = attribute_masks_figure(
-            denormalize(image[0]),
+        shares = zip(energy_inside(found[:, None], regions), area(regions), strict=True)
+        figure = attribute_maps_figure(
             found,
-            masks[shown],
             [interpreter.attributes[k] for k in shown.tolist()],
-            energy_inside(found[:, None], regions),
-            area(regions),
+            denormalize(image[0]),
+            masks=masks[shown],
+            notes=[f"{100 * e:.1f} % inside\n{100 * a:.1f} % by chance" for e, a in shares],
         )
         save_figure(figure, output / f"masks_{number:02d}.png")
 

@@ -36,7 +36,7 @@ from reid_explain.metrics.faithfulness import (
 )
 from reid_explain.metrics.intervals import bootstrap_mean
 from reid_explain.models.pretrained import load_pretrained
-from reid_explain.visualization import curves_figure, save_figure, scatter_figure
+from reid_explain.visualization import Curve, curves_figure, interval_figure, save_figure
 
 parser = argparse.ArgumentParser(description="Draw AS Drop against the area that is kept.")
 parser.add_argument("--queries", type=int, default=12, help="queries to average over")
@@ -110,8 +110,8 @@ for name, map_ in maps.items():
     lost = drop(whole, similarity(composite(images, mask, fills[BLURRED])), blank[BLURRED])
     points[name] = [bootstrap_mean(100 * kept_area(mask)), bootstrap_mean(100 * lost[harmed])]
 
-scatter = scatter_figure(
-    points,
+scatter = curves_figure(
+    {"": {name: Curve(area.mean, *lost) for name, (area, lost) in points.items()}},
     xlabel="kept area, %",
     ylabel=f"AS Drop, %, mean of {harmed.sum()} queries",
     controls=controls,
@@ -121,8 +121,8 @@ scatter = scatter_figure(
 # %%
 # At equal areas
 # --------------
-# Now every map keeps its highest 5, 10, ... 70 % of the pixels. The grey band reaches from the
-# lowest to the highest curve of random maps: one for each method, as smooth as its own maps. One
+# Now every map keeps its highest 5, 10, ... 70 % of the pixels. Dotted: random
+# maps, as smooth as the method's own. One
 # fill is not enough, since a map can suit one by chance: here are two, and the benchmark has four.
 
 
@@ -143,18 +143,21 @@ seeds = range(len(images))
 drops = drops_of(maps)
 chance = drops_of({name: random_phase_maps(map_, seeds) for name, map_ in maps.items()})
 
-curves = curves_figure(
-    [100 * area for area in AREA_FRACTIONS],
+shares = [100 * area for area in AREA_FRACTIONS]
+panels, dotted = (
     {
-        title: {name: [bootstrap_mean(d) for d in rows.T] for name, rows in own.items()}
-        for title, own in drops.items()
-    },
+        title: {name: Curve(shares, rows.mean(0)) for name, rows in own.items()}
+        for title, own in found.items()
+    }
+    for found in (drops, chance)
+)
+curves = curves_figure(
+    panels,
     xlabel="kept area, %",
     ylabel=f"AS Drop, %, mean of {harmed.sum()} queries",
     controls=controls,
-    bands={title: torch.stack([*own.values()]).mean(1) for title, own in chance.items()},
-    band_label="random maps",
-    shade=False,
+    dotted=dotted,
+    dotted_label="random maps",
     figure=plt.figure(),
 )
 
@@ -167,18 +170,19 @@ curves = curves_figure(
 # "not known". A query that a fill hardly harms has a small denominator, and can decide a mean.
 
 leads = {
-    name: [bootstrap_mean((chance[title][name] - drops[title][name]).mean(1)) for title in fills]
-    for name in maps
+    f"lead over random maps, points,\n{title}": {
+        name: bootstrap_mean((chance[title][name] - drops[title][name]).mean(1)) for name in maps
+    }
+    for title in fills
 }
-ahead = scatter_figure(
+ahead = interval_figure(
     leads,
-    xlabel=f"lead over random maps, {BLURRED}",
-    ylabel=f"lead, {OTHER}",
+    chance=dict.fromkeys(leads, 0),
     controls=controls,
     figure=plt.figure(),
 )
-for name, intervals in leads.items():
-    for title, (mean, low, high) in zip(fills, intervals, strict=True):
+for title, intervals in zip(fills, leads.values(), strict=True):
+    for name, (mean, low, high) in intervals.items():
         print(f"{name:15s} lead {mean:5.1f} [{low:5.1f}, {high:5.1f}], {title}")
 
 # %%

@@ -66,7 +66,8 @@ maps, images = maps / counts[:, None, None], images / counts[:, None, None, None
 # Each panel has its own colour scale, from the lowest to the highest value of its map: the colours
 # say where a map is highest, never that it is high only there.
 
-figure = attribute_maps_figure(maps, names, images=images, counts=counts, figure=plt.figure())
+notes = [f"{count} images" for count in counts.tolist()]
+figure = attribute_maps_figure(maps, names, images, notes=notes, figure=plt.figure())
 
 # %%
 # Local, or everywhere

@@ -48,8 +48,7 @@ pair = attribute_pair_figure(
     explanation.contributions[0],
     interpreter.attributes,
     top=5,
-    distance=float(explanation.distance),
-    reconstructed=float(explanation.reconstructed),
+    title=f"distance {float(explanation.distance):.2f}",
     labels=labels[0] != labels[1],
     figure=plt.figure(),
 )

@@ -27,7 +27,7 @@ from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.metrics.intervals import bootstrap_mean
 from reid_explain.metrics.localisation import area, energy_inside, pointing_game
 from reid_explain.models.pretrained import load_pretrained
-from reid_explain.visualization import attribute_masks_figure, save_figure
+from reid_explain.visualization import attribute_maps_figure, save_figure
 
 parser = argparse.ArgumentParser(description="Compare maps with the masks of drawn people.")
 parser.add_argument("--pairs", type=int, default=12, help="images, each with one change")
@@ -56,14 +56,12 @@ person, region = (
 
 shown = [k for k, mask in enumerate(truth[0].original.attributes) if mask.any()]
 masks = torch.cat([person[0], torch.from_numpy(truth[0].original.attributes[shown]), region[0]])
-known = attribute_masks_figure(
-    denormalize(originals[0]),
+known = attribute_maps_figure(
     masks.float(),
-    masks,
     ["person", *(world.attribute_names[k] for k in shown), f"changed: {changes[0]}"],
-    torch.ones(len(masks)),
-    area(masks[:, None]),
-    columns=5,
+    denormalize(originals[0]),
+    masks=masks,
+    notes=[f"{100 * share:.1f} %" for share in area(masks[:, None])],
     figure=plt.figure(),
 )
 
@@ -112,13 +110,13 @@ def against(found, regions, images):
     rows = torch.cat([map_[:1] for map_ in found.values()])
     truth = regions[:1].expand(len(rows), -1, -1, -1)
     verdicts = [VERDICTS.get(hit, "no peak") for hit in pointing_game(rows, truth).tolist()]
-    return attribute_masks_figure(
-        denormalize(images[0]),
+    shares = zip(verdicts, energy_inside(rows, truth), area(truth), strict=True)
+    return attribute_maps_figure(
         rows[:, 0],
-        truth[:, 0],
-        [f"{name}, {verdict}" for name, verdict in zip(found, verdicts, strict=True)],
-        energy_inside(rows, truth),
-        area(truth),
+        list(found),
+        denormalize(images[0]),
+        masks=truth[:, 0],
+        notes=[f"{v}\n{100 * e:.1f} % inside\n{100 * a:.1f} % by chance" for v, e, a in shares],
         figure=plt.figure(),
     )
 

@@ -23,7 +23,7 @@ from reid_explain.metrics.faithfulness import (
 )
 from reid_explain.metrics.intervals import bootstrap_mean
 from reid_explain.models.pretrained import load_pretrained
-from reid_explain.visualization import comparison_figure, curves_figure
+from reid_explain.visualization import Curve, comparison_figure, curves_figure
 
 # %%
 # The explainer
@@ -94,9 +94,10 @@ for name, rows in maps.items():
     kept = torch.stack([similarity(composite(images, mask, fill)) for mask in masks], dim=1)
     drops[name] = 100 * drop(original, kept, baseline)
 
+shares = [100 * fraction for fraction in AREA_FRACTIONS]
+intervals = {name: [bootstrap_mean(area) for area in rows.T] for name, rows in drops.items()}
 figure = curves_figure(
-    [100 * fraction for fraction in AREA_FRACTIONS],
-    {"": {name: [bootstrap_mean(area) for area in rows.T] for name, rows in drops.items()}},
+    {"": {name: Curve(shares, *zip(*own, strict=True)) for name, own in intervals.items()}},
     xlabel="kept area, %",
     ylabel="AS Drop, %",
     controls=("ActivationMean", "Random"),

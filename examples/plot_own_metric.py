@@ -78,10 +78,10 @@ for name, rows in maps.items():
     left_out = int((~known).sum())
     print(f"{name:15}{mean:5.1f} % [{low:.1f}, {high:.1f}], {left_out} left out")
 
+label = "energy within 16 pixels of the border, %"
 figure = interval_figure(
-    intervals,
-    "energy within 16 pixels of the border, %",
-    chance=100 * area,
+    {label: intervals},
+    chance={label: 100 * area},
     figure=plt.figure(),
 )
 

@@ -16,7 +16,7 @@ from reid_explain.datasets.images import denormalize, to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.metrics.embedding import embed_records
 from reid_explain.models.pretrained import load_pretrained
-from reid_explain.visualization import explanation_figure, rank_list_figure
+from reid_explain.visualization import explanation_figure
 
 # %%
 # The list
@@ -49,13 +49,12 @@ found = torch.stack([to_tensor(world.load(world.gallery[row])) for row in rows])
 # is right: the wrong images of the list are explained as well as the right ones.
 
 maps = GradRAM(model, model.map_layer).attribute(found, references=embedding)
-figure = rank_list_figure(
-    denormalize(query[0]),
+figure = explanation_figure(
     denormalize(found),
     maps,
-    cosines[rows],
-    same[rows],
-    ranks=[place + 1 for place in shown],
+    titles=[f"{k + 1}\ncosine {c:.2f}" for k, c in zip(shown, cosines[rows], strict=True)],
+    correct=same[rows].tolist(),
+    shared_scale=True,
     figure=plt.figure(),
 )
 

@@ -27,7 +27,7 @@ from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.metrics.intervals import bootstrap_mean
 from reid_explain.metrics.sanity import cascading_randomisation, spearman
 from reid_explain.models.pretrained import load_pretrained
-from reid_explain.visualization import comparison_figure, curves_figure, save_figure
+from reid_explain.visualization import Curve, comparison_figure, curves_figure, save_figure
 
 parser = argparse.ArgumentParser(description="Explain a model that forgets layer by layer.")
 parser.add_argument("--images", type=int, default=6, help="images to explain")
@@ -107,9 +107,13 @@ rows = comparison_figure(
 # ----------------
 # Shaded: 95 % bootstrap intervals over the images, which are few.
 
+places = range(1, len(steps) + 1)
 curve = curves_figure(
-    range(1, len(steps) + 1),
-    {f"likeness to the trained model, {len(images)} images": likeness},
+    {
+        f"similarity to the trained model, {len(images)} images": {
+            name: Curve(places, *zip(*values, strict=True)) for name, values in likeness.items()
+        }
+    },
     xlabel="all layers from the last to this one randomised",
     ylabel="Spearman's correlation",
     ticks={i: name for i, name in enumerate(steps, 1) if name.endswith(("neck", "conv1"))},

@@ -29,7 +29,7 @@ from reid_explain.explainers.layout import upsample
 from reid_explain.metrics.intervals import bootstrap_mean
 from reid_explain.metrics.localisation import area, energy_inside
 from reid_explain.models.pretrained import load_trained
-from reid_explain.visualization import comparison_figure, curves_figure, save_figure
+from reid_explain.visualization import Curve, comparison_figure, curves_figure, save_figure
 
 parser = argparse.ArgumentParser(description="Draw Grad-FAM maps over the epochs of a training.")
 add = parser.add_argument
@@ -132,8 +132,10 @@ for layer, curves in panels.items():
     print(f"{layer}: {shares} % inside the person, who covers {covered[0].mean:.1f} %")
 
 by_epoch = curves_figure(
-    epochs,
-    panels,
+    {
+        layer: {name: Curve(epochs, *zip(*own, strict=True)) for name, own in curves.items()}
+        for layer, curves in panels.items()
+    },
     xlabel="epochs of training",
     ylabel="energy inside the person, %",
     ticks={epoch: str(epoch) for epoch in epochs},

@@ -8,29 +8,35 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from PIL import Image
+from skimage.color import rgb2lab
 
 from reid_explain import InputError
 from reid_explain.visualization import (
-    DIVERGING,
-    SEQUENTIAL,
     comparison_figure,
     explanation_figure,
     overlay,
+    picture_figure,
     save_figure,
 )
+from reid_explain.visualization.colors import GLOW, OPACITY, SIGNED_GLOW
+from reid_explain.visualization.maps import RIGHT, WRONG
 
 
 def photos(count, height=8, width=4):
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def colours(values, cmap):
-    return np.asarray(matplotlib.colormaps[cmap](np.asarray(values, dtype=float)))[..., :3]
+def array(image):
+    return image.permute(1, 2, 0).numpy()
+
+
+def colors(values, cmap):
+    return np.asarray(cmap(np.asarray(values, dtype=float)))[..., :3]
 
 
 def shown(axis):
@@ -44,42 +50,74 @@ def grid(figure, columns):
 
 
 def bars(figure):
-    """The axes of the colour bars, which are insets."""
+    """The axes of the color bars, which are insets."""
     return [bar for axis in figure.axes for bar in axis.child_axes]
 
 
+def bar_words(figure):
+    (bar,) = bars(figure)
+    return [label.get_text() for label in bar.get_yticklabels()]
+
+
 class TestOverlay:
-    def test_blends_the_colours_of_the_map_with_the_pixels(self):
+    def test_blends_the_pixels_with_colors_as_opaque_as_the_map_is_high(self):
         image = photos(1, 2, 2)[0]
         map_ = torch.tensor([[0.0, 2.0], [1.0, 0.5]])
-        result = overlay(image, map_, cmap="jet", alpha=0.25)
-        expected = 0.75 * image.permute(1, 2, 0).numpy()
-        expected = expected + 0.25 * colours([[0, 1], [0.5, 0.25]], "jet")
+        place = np.array([[0, 1], [0.5, 0.25]])
+        share = 0.4 * place[..., None]
+        expected = (1 - share) * array(image) + share * colors(place, matplotlib.colormaps["jet"])
+        result = overlay(image, map_, cmap="jet", opacity=0.4, percentile=100)
         np.testing.assert_allclose(result, expected, atol=1e-7)
 
-    def test_alpha_goes_from_the_image_to_the_map(self):
+    def test_the_image_shows_where_the_map_is_low(self):
         image, map_ = photos(1, 2, 1)[0], torch.tensor([[[3.0], [7.0]]])
-        np.testing.assert_allclose(overlay(image, map_, alpha=0), image.permute(1, 2, 0).numpy())
-        np.testing.assert_allclose(
-            overlay(image, map_, alpha=1), colours([[0], [1]], SEQUENTIAL), atol=1e-12
-        )
+        result = overlay(image, map_, opacity=1)
+        np.testing.assert_allclose(result, [array(image)[0], colors([1], GLOW)], atol=1e-7)
+        np.testing.assert_allclose(overlay(image, map_, opacity=0), array(image))
 
     def test_upsamples_bilinearly_to_the_image(self):
-        result = overlay(photos(1, 3, 4)[0], torch.tensor([[0.0, 1.0]]), alpha=1)
-        row = colours([0, 0.25, 0.75, 1], SEQUENTIAL)
+        image = torch.zeros(3, 3, 4)
+        result = overlay(image, torch.tensor([[0.0, 1.0]]), opacity=1, percentile=100)
+        place = np.array([0, 0.25, 0.75, 1])
+        row = place[:, None] * colors(place, GLOW)
         np.testing.assert_allclose(result, np.stack([row] * 3), atol=1e-12)
 
-    def test_zero_is_the_middle_colour_of_a_signed_map(self):
-        map_ = torch.tensor([[-1.0, 0.0, 4.0]])
-        result = overlay(photos(1, 1, 3)[0], map_, alpha=1)
-        np.testing.assert_allclose(result[0], colours([0.375, 0.5, 1], DIVERGING), atol=1e-12)
+    def test_zoom_keeps_the_map_at_the_layers_resolution(self):
+        image, map_ = torch.full((3, 4, 2), 0.5), torch.eye(2)
+        large = overlay(torch.full((3, 8, 4), 0.5), map_)
+        np.testing.assert_allclose(overlay(image, map_, zoom=2), large, atol=1e-12)
+        assert overlay(photos(1)[0], map_, zoom=3).shape == (24, 12, 3)
+
+    def test_zero_is_transparent_in_a_signed_map(self):
+        image = photos(1, 1, 3)[0]
+        result = overlay(image, torch.tensor([[-4.0, 0.0, 4.0]]), opacity=1, percentile=100)
+        expected = [colors(0, SIGNED_GLOW), array(image)[0, 1], colors(1, GLOW)]
+        np.testing.assert_allclose(result[0], expected, atol=1e-7)
+
+    def test_a_hot_corner_hides_nothing(self):
+        generator = torch.Generator().manual_seed(0)
+        map_ = torch.rand(64, 32, generator=generator)
+        hot = map_.clone()
+        hot[:3, :3] = 1000.0
+        image = torch.zeros(3, 64, 32)
+        elsewhere = np.s_[4:]
+        plain, changed = (overlay(image, m)[elsewhere] for m in (map_, hot))
+        np.testing.assert_allclose(plain, changed, atol=0.05)
+        hidden = overlay(image, hot, percentile=100)[elsewhere]
+        assert hidden.max() < 0.02 < plain.mean()
+
+    def test_a_map_of_few_pixels_is_drawn(self):
+        map_ = torch.zeros(20, 20)
+        map_[3, 4] = 1.0
+        result = overlay(torch.zeros(3, 20, 20), map_, opacity=1)
+        assert np.argwhere(result.sum(-1)).tolist() == [[3, 4]]
 
     @pytest.mark.parametrize("value", [0.0, 0.7, -0.3])
     @pytest.mark.parametrize("noise", [0.0, 1e-8])
-    def test_a_constant_map_has_the_lowest_colour_everywhere(self, value, noise):
+    def test_a_constant_map_leaves_the_image_as_it_is(self, value, noise):
+        image = photos(1)[0]
         map_ = value * (1 + noise * photos(1, 4, 2)[0, :1].double())
-        result = overlay(photos(1)[0], map_, alpha=1)
-        np.testing.assert_array_equal(result, np.broadcast_to(colours(0, SEQUENTIAL), (8, 4, 3)))
+        np.testing.assert_allclose(overlay(image, map_, opacity=1), array(image), atol=1e-7)
 
     @settings(max_examples=25, deadline=None)
     @given(scale=st.floats(1e-6, 1e6), offset=st.floats(0, 100))
@@ -95,53 +133,74 @@ class TestOverlay:
         np.testing.assert_allclose(result, overlay(torch.ones(3, 2, 4), map_.detach().float()))
 
     def test_forgives_the_rounding_of_denormalized_images(self):
-        result = overlay(torch.full((3, 2, 2), 1 + 1e-4), torch.eye(2), alpha=0)
+        result = overlay(torch.full((3, 2, 2), 1 + 1e-4), torch.eye(2), opacity=0)
         np.testing.assert_array_equal(result, np.ones((2, 2, 3)))
+
+
+class TestColors:
+    def test_lightness_orders_the_colors_in_steps_of_equal_size(self):
+        lightness, *chroma = rgb2lab(colors(np.linspace(0, 1, 33), GLOW)).T
+        assert (np.diff(lightness) > 0).all()
+        steps = np.linalg.norm(np.diff([lightness, *chroma]), axis=0)
+        assert steps.max() < 2.5 * steps.min()
+
+    def test_a_higher_map_is_lighter_on_a_dark_image_and_never_black(self):
+        ramp = torch.linspace(0, 1, 64)[None].double()
+        result = overlay(torch.full((3, 1, 64), 0.1), ramp)
+        assert (np.diff(rgb2lab(result)[0, :, 0]) >= 0).all()
+        assert overlay(torch.ones(3, 1, 64), ramp).max(-1).min() > 0.7
+
+    def test_negative_values_are_blue_and_darker_than_positive_ones(self):
+        negative, positive = colors([0.0, 1.0], SIGNED_GLOW)
+        dark, light = (rgb2lab(color)[0] for color in (negative, positive))
+        assert negative[2] > 2 * negative[0]
+        assert dark + 40 < light
 
 
 class TestExplanationFigure:
     maps = torch.tensor([[[[0.0, 1.0]]], [[[0.0, 3.0]]], [[[2.0, 2.0]]]])
     titles = ("query", "rank 1: 0.91", "rank 2: 0.84")
 
-    def test_one_column_per_image_with_image_map_and_overlay(self):
+    def test_one_column_per_image_with_the_image_above_its_overlay(self):
         images = photos(3)
         axes = grid(explanation_figure(images, self.maps, titles=self.titles), 3)
         assert [axis.get_title() for axis in axes[0]] == list(self.titles)
-        assert [axis.get_ylabel() for axis in axes[:, 0]] == ["image", "map", "overlay"]
-        upsampled = F.interpolate(self.maps.double(), (8, 4), mode="bilinear")
-        for column, image, map_, large in zip(axes.T, images, self.maps, upsampled, strict=True):
-            np.testing.assert_allclose(shown(column[0]), image.permute(1, 2, 0).numpy())
-            np.testing.assert_array_equal(shown(column[1]), large[0])
-            np.testing.assert_array_equal(shown(column[2]), overlay(image, map_))
+        assert [axis.get_ylabel() for axis in axes[:, 0]] == ["image", "map"]
+        for column, image, map_ in zip(axes.T, images, self.maps, strict=True):
+            np.testing.assert_allclose(shown(column[0]), array(image))
+            np.testing.assert_array_equal(shown(column[1]), overlay(image, map_))
 
-    def test_each_map_has_its_scale_and_colour_bar(self):
-        figure = explanation_figure(photos(3), self.maps)
-        ranges = [axis.get_images()[0].get_clim() for axis in grid(figure, 3)[1]]
-        assert ranges == [(0, 1), (0, 3), (2, 4)]
-        assert [bar.get_xlim() for bar in bars(figure)] == ranges
-        labels = [[label.get_text() for label in bar.get_xticklabels()] for bar in bars(figure)]
-        assert labels == [["0", "1"], ["0", "3"], ["2", "4"]]
+    def test_one_bar_in_words_where_scales_differ(self):
+        assert bar_words(explanation_figure(photos(3), self.maps)) == ["low", "high"]
 
-    def test_shared_scale_colours_equal_values_alike(self):
-        images = torch.zeros(3, 3, 8, 4)
-        figure = explanation_figure(images, self.maps, shared_scale=True, alpha=1)
-        axes = grid(figure, 3)
-        assert {axis.get_images()[0].get_clim() for axis in axes[1]} == {(0, 3)}
+    def test_shared_scale_colors_equal_values_alike(self):
+        images, maps = torch.zeros(4, 3, 8, 4), torch.cat([self.maps, 0 * self.maps[:1]])
+        figure = explanation_figure(images, maps, shared_scale=True)
         (bar,) = bars(figure)
         assert bar.get_ylim() == (0, 3)
-        for axis, value in zip(axes[2], (1 / 3, 1, 2 / 3), strict=True):
-            np.testing.assert_allclose(shown(axis)[0, -1], colours(value, SEQUENTIAL))
+        for axis, place in zip(grid(figure, 4)[1], (1 / 3, 1, 2 / 3, 0), strict=True):
+            expected = OPACITY * place * colors(place, GLOW)
+            np.testing.assert_allclose(shown(axis)[0, -1], expected, atol=1e-12)
 
     def test_one_signed_map_makes_a_shared_scale_signed(self):
         figure = explanation_figure(photos(2), [-self.maps[1], self.maps[0]], shared_scale=True)
-        drawn = [axis.get_images()[0] for axis in grid(figure, 2)[1]]
-        assert [image.get_clim() for image in drawn] == [(-3, 3)] * 2
-        assert [image.get_cmap().name for image in drawn] == [DIVERGING] * 2
+        (bar,) = bars(figure)
+        assert bar.get_ylim() == (-3, 3)
+
+    def test_frames_and_words_say_what_is_right(self):
+        correct = [None, True, False]
+        figure = explanation_figure(photos(3), self.maps, titles=self.titles, correct=correct)
+        axes = grid(figure, 3)[0]
+        titles = [axis.get_title() for axis in axes]
+        assert titles == ["query", "rank 1: 0.91\nright", "rank 2: 0.84\nwrong"]
+        frames = [axis.spines["left"].get_edgecolor() for axis in axes[1:]]
+        assert frames == [to_rgba(color) for color in (RIGHT, WRONG)]
+        assert [axis.spines["left"].get_visible() for axis in axes] == [False, True, True]
 
     def test_sizes_may_differ(self):
         images = [photos(1, 8, 4)[0], photos(1, 6, 6)[0]]
         axes = grid(explanation_figure(images, [torch.eye(3), torch.eye(2)[None]]), 2)
-        assert [shown(axis).shape for axis in axes[2]] == [(8, 4, 3), (6, 6, 3)]
+        assert [shown(axis).shape for axis in axes[1]] == [(8, 4, 3), (6, 6, 3)]
 
 
 class TestComparisonFigure:
@@ -155,29 +214,38 @@ class TestComparisonFigure:
         assert [axis.get_title() for axis in axes[0]] == ["", "GradFAM", "RAM"]
         assert [axis.get_ylabel() for axis in axes[:, 0]] == ["a.jpg", "b.jpg"]
         for row, (panels, image) in enumerate(zip(axes, images, strict=True)):
-            np.testing.assert_allclose(shown(panels[0]), image.permute(1, 2, 0).numpy())
+            np.testing.assert_allclose(shown(panels[0]), array(image))
             for axis, maps in zip(panels[1:], self.maps.values(), strict=True):
                 np.testing.assert_array_equal(shown(axis), overlay(image, maps[row]))
 
-    def test_colour_bar_for_each_kind_of_map(self):
-        labels = [
-            [label.get_text() for label in bar.get_yticklabels()]
-            for bar in bars(comparison_figure(photos(2), self.maps))
-        ]
-        assert labels == [["lowest", "highest"], ["-max", "0", "max"]]
-        (bar,) = bars(comparison_figure(photos(2), {"GradFAM": self.maps["GradFAM"]}))
-        assert bar.get_ylim() == (0, 1)
+    def test_one_color_bar_for_maps_with_and_without_sign(self):
+        figure = comparison_figure(photos(2), self.maps)
+        assert bar_words(figure) == ["negative", "low", "high"]
+        assert bar_words(comparison_figure(photos(1), {"a": torch.eye(2)[None]})) == ["low", "high"]
 
     def test_jet_on_request(self):
         image = photos(1)
-        figure = comparison_figure(image, {"CAM": torch.eye(2)[None]}, cmap="jet", alpha=0.5)
+        figure = comparison_figure(image, {"CAM": torch.eye(2)[None]}, cmap="jet")
         expected = overlay(image[0], torch.eye(2), cmap="jet")
         np.testing.assert_array_equal(shown(figure.axes[1]), expected)
 
 
+class TestPictureFigure:
+    def test_pictures_and_empty_places(self):
+        images, bytes_ = photos(2), np.zeros((8, 4, 3), dtype=np.uint8)
+        rows = [[images[0], None], [bytes_, images[1]]]
+        axes = grid(picture_figure(rows, titles=["a", "b"], row_titles=["c", "d"]), 2)
+        np.testing.assert_allclose(shown(axes[0, 0]), array(images[0]))
+        np.testing.assert_array_equal(shown(axes[1, 0]), bytes_)
+        assert not axes[0, 1].get_images()
+        assert [axis.get_title() for axis in axes[0]] == ["a", "b"]
+        assert [axis.get_ylabel() for axis in axes[:, 0]] == ["c", "d"]
+
+
 def draw_explanation(**options):
     titles = ["0001_c1s1_001051_03.jpg", "rank 1\nsimilarity 0.91"]
-    return explanation_figure(photos(2), photos(2)[:, :1], titles=titles, **options)
+    maps = photos(2)[:, :1]
+    return explanation_figure(photos(2), maps, titles=titles, correct=[None, True], **options)
 
 
 def draw_comparison(**options):
@@ -185,8 +253,14 @@ def draw_comparison(**options):
     return comparison_figure(photos(2), maps, titles=["0001_c1s1_001051_03.jpg", "b"], **options)
 
 
-@pytest.mark.parametrize("draw", [draw_explanation, draw_comparison])
-class TestBoth:
+def draw_pictures(**options):
+    titles, row_titles = ["a picture with a long title", "b"], ["row\none", "row two"]
+    rows = photos(4).unflatten(0, (2, 2))
+    return picture_figure(rows, titles=titles, row_titles=row_titles, **options)
+
+
+@pytest.mark.parametrize("draw", [draw_explanation, draw_comparison, draw_pictures])
+class TestAll:
     def test_nothing_is_cut_and_no_titles_meet(self, draw):
         figure = draw()
         figure.savefig(io.BytesIO())
@@ -208,6 +282,7 @@ class TestBoth:
         finally:
             plt.close(figure)
 
+    @pytest.mark.slow
     def test_threads_draw_what_one_draws(self, draw):
         def picture(_):
             file = io.BytesIO()
@@ -218,6 +293,7 @@ class TestBoth:
             pictures = set(pool.map(picture, range(4)))
         assert pictures == {picture(None)}
 
+    @pytest.mark.slow
     def test_files_open_again(self, draw, tmp_path):
         figure = draw()
         save_figure(figure, tmp_path / "figure.png")
@@ -253,17 +329,26 @@ NAN = torch.tensor([[0.0, float("nan")]])
         (lambda: overlay(IMAGE, MAP / 0), "map_"),
         (lambda: overlay(IMAGE, MAP, cmap="rainbows"), "cmap"),
         (lambda: overlay(IMAGE, MAP, cmap=""), "cmap"),
-        (lambda: overlay(IMAGE, MAP, alpha=1.5), "alpha"),
-        (lambda: overlay(IMAGE, MAP, alpha=float("nan")), "alpha"),
+        (lambda: overlay(IMAGE, MAP, opacity=1.5), "opacity"),
+        (lambda: overlay(IMAGE, MAP, opacity=float("nan")), "opacity"),
+        (lambda: overlay(IMAGE, MAP, percentile=50), "percentile"),
+        (lambda: overlay(IMAGE, MAP, percentile=float("nan")), "percentile"),
         (lambda: explanation_figure([], []), "images"),
         (lambda: explanation_figure([IMAGE, IMAGE], [MAP]), "maps"),
         (lambda: explanation_figure([IMAGE], [MAP], titles=["a", "b"]), "titles"),
+        (lambda: explanation_figure([IMAGE], [MAP], correct=[]), "correct"),
         (lambda: explanation_figure([IMAGE, IMAGE[0]], [MAP, MAP]), "images[1]"),
         (lambda: explanation_figure([IMAGE, IMAGE], [MAP, NAN]), "maps[1]"),
         (lambda: comparison_figure([IMAGE], {}), "maps"),
         (lambda: comparison_figure([IMAGE], {"RAM": [MAP, MAP]}), "maps['RAM']"),
         (lambda: comparison_figure([IMAGE], {"RAM": [NAN]}), "maps['RAM'][0]"),
         (lambda: comparison_figure([IMAGE], {"RAM": [MAP]}, titles=[]), "titles"),
+        (lambda: picture_figure([]), "rows"),
+        (lambda: picture_figure([[]]), "rows"),
+        (lambda: picture_figure([[IMAGE], [IMAGE, IMAGE]]), "rows"),
+        (lambda: picture_figure([[IMAGE[0]]]), "rows"),
+        (lambda: picture_figure([[IMAGE]], titles=["a", "b"]), "titles"),
+        (lambda: picture_figure([[IMAGE]], row_titles=["a", "b"]), "row_titles"),
         (lambda: save_figure(Figure(), "figure.jpg"), "path"),
         (lambda: save_figure(Figure(), "figure"), "path"),
     ],

@@ -1,220 +1,186 @@
-"""Where attributes are seen, on average and against the truth. Long names are broken into lines."""
+"""Where attributes show, and how a distance splits into them."""
 
 from collections.abc import Sequence
 from textwrap import fill
 
-import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, binary_erosion
 from torch import Tensor
 
 from reid_explain.checks import check_at_least, check_finite, described
 from reid_explain.errors import InputError
-from reid_explain.visualization.colours import (
+from reid_explain.visualization.colors import (
+    ROUNDING,
     Array,
+    Scale,
     Tensors,
-    blend,
-    colour_scale,
+    check_one_each,
+    color_scale,
     image_pixels,
+    layers,
     map_values,
 )
-from reid_explain.visualization.layout import FONT_SIZE, relative_bars, tiles
+from reid_explain.visualization.layout import FONT_SIZE, LINE, draw_grid, plain
 
-ALPHA = 0.5
-TITLE_WIDTH = 16  # characters
-ABSENT = "#EEEEEE"
-ROUNDING = 1e-3
+NAME_WIDTH = 16  # characters, after which a name goes on in the next line
+COLUMNS = 9
+# Okabe and Ito's colors, apart for every kind of color vision; the notes say it in words.
+UNMARKED, DIFFERS, SAME, OTHERS = "#0072B2", "#D55E00", "#56B4E9", "#999999"
 
 
 def attribute_maps_figure(
     maps: Tensor,
     attributes: Sequence[str],
+    images: Tensors,
     *,
-    images: Tensors | None = None,
-    counts: Tensor | None = None,
-    columns: int = 9,
+    masks: Tensor | None = None,
+    notes: Sequence[str] | None = None,
     figure: Figure | None = None,
 ) -> Figure:
-    """Draw where attributes are seen on average: one panel per attribute.
-
-    Each map has its own colour scale.
+    """Draw where attributes show: one panel per attribute, each with its own color scale.
 
     Args:
-        maps: Average map of each attribute over the images that have it, (M, h, w); all NaN for
-            an attribute that no image has, whose panel stays empty.
+        maps: Map of each attribute, (M, h, w); all NaN where there is none: an empty panel.
         attributes: The M names.
-        images: Average image of each attribute to lay the map over, (M, 3, H, W) in [0, 1] or a
-            sequence of M; ``average.expand(M, -1, -1, -1)`` lays all over the same. That of an
-            attribute that no image has is not looked at.
-        counts: How many images each map is the average of, (M,), whole numbers.
-        columns: Panels in a row.
+        images: One image (3, H, W) in [0, 1] under all maps, which is the first panel too; or M
+            images, for instance averages, (M, 3, H, W) or a sequence.
+        masks: Where each attribute truly shows, (M, H, W) bool, drawn as outlines.
+        notes: M texts below the names.
         figure: Empty figure to draw into, which is resized; a new one by default.
 
     Raises:
-        InputError: A shape or range is wrong, a map is infinite or partly NaN, the numbers of
-            maps, names, images and counts differ, ``columns`` is less than 1.
+        InputError: A shape, range or number of items does not fit, a map is partly NaN.
 
     Source: AMD (Chen et al., ICCV 2021), supplementary material.
     """
-    names = attribute_names(attributes)
-    attribute_rows("maps", maps, names, "float", 3)
-    check_at_least("columns", columns, 1)
-    absent = maps.isnan().flatten(1).all(1).tolist()
-    present = [k for k in range(len(names)) if not absent[k]]
-    if images is not None and len(images) != len(names):
-        raise InputError("images", len(images), f"{len(names)}, one per attribute")
-    photos: dict[int, Array] = {}
-    values: dict[int, Array] = {}
-    for k in present:
-        if images is None:
-            values[k] = check_finite(f"maps[{k}]", maps[k]).cpu().double().numpy()
-        else:
-            photos[k] = image_pixels(images[k], f"images[{k}]")
-            values[k] = map_values(maps[k], photos[k], f"maps[{k}]")
-    titles = [fill(name, TITLE_WIDTH) for name in names]
-    if counts is not None:
-        numbers = attribute_rows("counts", counts, names, "int", 1).tolist()
-        titles = [
-            f"{title}\n{n} image{'s' * (n != 1)}" for title, n in zip(titles, numbers, strict=True)
-        ]
-    height, width = next(iter(values.values())).shape if values else maps.shape[1:]
-
-    figure, axes = tiles(figure, width / height, titles, columns, lines_below=0)
-    scales = {k: colour_scale([values[k]], None) for k in present}
-    for k, axis in enumerate(axes):
-        if absent[k]:
-            _draw_absent(axis, height / width)
-        elif images is None:
-            axis.imshow(values[k], norm=scales[k].norm, cmap=scales[k].colormap)
-        else:
-            axis.imshow(blend(photos[k], values[k], scales[k], ALPHA))
-    relative_bars(axes[min(columns, len(axes)) - 1], list(scales.values()))
-    return figure
+    single = images if isinstance(images, Tensor) and images.dim() == 3 else None
+    photos = images if single is None else [single] * len(maps)
+    notes = [""] * len(maps) if notes is None else notes
+    for argument, given in (("attributes", attributes), ("images", photos), ("notes", notes)):
+        check_one_each(argument, given, maps)
+    titles = [
+        f"{fill(k, NAME_WIDTH)}\n{note}".rstrip() for k, note in zip(attributes, notes, strict=True)
+    ]
+    panels: list[Array | None] = [None] * len(maps)
+    scales: list[Scale] = []
+    for k, map_ in enumerate(maps):
+        if not (map_.numel() and map_.isnan().all()):
+            pixels = image_pixels(photos[k], f"images[{k}]")
+            values = map_values(map_, pixels, f"maps[{k}]")
+            scales.append(color_scale([values]))
+            panels[k] = scales[-1].over(pixels, values)
+    if masks is not None:
+        check_one_each("masks", masks, maps)
+        panels = [p if p is None else _outlined(p, m) for p, m in zip(panels, masks, strict=True)]
+    if single is not None:
+        panels, titles = [image_pixels(single, "images"), *panels], ["image", *titles]
+    columns = -(-len(panels) // -(-len(panels) // COLUMNS))  # rows of about equal length
+    empty = -len(panels) % columns
+    panels, titles = panels + [None] * empty, titles + [""] * empty
+    grid = [panels[start : start + columns] for start in range(0, len(panels), columns)]
+    return draw_grid(figure, grid, titles, scales=scales)[0]
 
 
-def attribute_masks_figure(
-    image: Tensor,
-    maps: Tensor,
-    masks: Tensor,
+def attribute_pair_figure(
+    query: Tensor,
+    gallery: Tensor,
+    query_maps: Tensor,
+    gallery_maps: Tensor,
+    contributions: Tensor,
     attributes: Sequence[str],
-    energies: Tensor,
-    chances: Tensor,
     *,
-    columns: int = 9,
+    top: int = 3,
+    title: str = "",
+    labels: Tensor | None = None,
     figure: Figure | None = None,
 ) -> Figure:
-    """Draw the maps of one image's attributes with the outlines of where they truly show.
+    """Draw why two images are as far apart as they are: which attributes, how much, where.
 
-    Each map has its own colour scale. Below it, the share of the map that lies inside the
-    outline, and the share of the image that does: what a constant map has inside.
+    Above, the maps of the attributes that contribute most; the two maps of an attribute share a
+    color scale. Below, the contributions.
 
     Args:
-        image: (3, H, W) in [0, 1].
-        maps: Map of each attribute, (K, h, w), upsampled to the image.
-        masks: Where each attribute shows, (K, H, W) bool; one without a pixel has no outline,
-            and the panel says so.
-        attributes: The K names.
-        energies: Share of each map inside its mask, (K,), in [0, 1]
-            (``reid_explain.metrics.localisation.energy_inside``).
-        chances: Share of the image inside each mask, (K,), in [0, 1] (``area``, beside it).
-        columns: Panels in a row, with that of the image itself, which is the first.
+        query: Image (3, H, W) in [0, 1].
+        gallery: The other image, (3, H, W) in [0, 1], of any size.
+        query_maps: Maps A^k of the query, (M, h, w).
+        gallery_maps: Maps of the gallery image, (M, h, w).
+        contributions: Shares r^k of the distance, (M,), in [0, 1].
+        attributes: The M names.
+        top: How many attributes to show, at most M; the others are one bar.
+        title: Title of the figure, for instance the distance.
+        labels: In which attributes the two people truly differ, (M,) bool, for the bars.
         figure: Empty figure to draw into, which is resized; a new one by default.
 
     Raises:
-        InputError: A shape or range is wrong, a value is NaN or infinite, the numbers of maps,
-            masks, names and shares differ, ``columns`` is less than 1.
-    """
-    names = attribute_names(attributes)
-    photo = image_pixels(image, "image")
-    attribute_rows("maps", maps, names, "float", 3)
-    values = [map_values(map_, photo, f"maps[{k}]") for k, map_ in enumerate(maps)]
-    masks = attribute_rows("masks", masks, names, "bool", 3)
-    if masks.shape[1:] != photo.shape[:2]:
-        raise InputError("masks", described(masks), f"the size of the image, {photo.shape[:2]}")
-    inside = attribute_shares("energies", energies, names)
-    chance = attribute_shares("chances", chances, names)
-    check_at_least("columns", columns, 1)
+        InputError: A shape, range or number of items does not fit, a value is not finite.
 
-    titles = ["image", *(fill(name, TITLE_WIDTH) for name in names)]
-    aspect = photo.shape[1] / photo.shape[0]
-    figure, axes = tiles(figure, aspect, titles, columns, lines_below=2)
-    axes[0].imshow(photo)
-    scales = [colour_scale([map_], None) for map_ in values]
-    for k, axis in enumerate(axes[1:]):
-        axis.imshow(blend(photo, values[k], scales[k], ALPHA))
-        mask = masks[k].cpu().numpy()
-        text = "does not show"
-        if mask.any():
-            _draw_outline(axis, mask)
-            text = f"{percent(inside[k])} inside\n{percent(chance[k])} by chance"
-        axis.set_xlabel(text, fontsize=FONT_SIZE)
-    relative_bars(axes[min(columns, len(axes)) - 1], scales)
+    Source: AMD (Chen et al., ICCV 2021), figure 4.
+    """
+    check_at_least("top", top, 1)
+    check_one_each("attributes", attributes, list(attributes))  # no text
+    check_one_each("contributions", contributions, attributes)
+    shares = check_finite("contributions", contributions).cpu()
+    if shares.dim() != 1 or shares.min() < -ROUNDING or shares.max() > 1 + ROUNDING:
+        raise InputError("contributions", shares.tolist(), "shares (M,) in [0, 1]")
+    order = shares.argsort(descending=True, stable=True)[:top].tolist()
+    if labels is not None and (labels.dtype != torch.bool or labels.shape != shares.shape):
+        raise InputError("labels", described(labels), f"({len(attributes)},) bool")
+    photos = [image_pixels(query, "query"), image_pixels(gallery, "gallery")]
+    columns, scales = [photos], []
+    check_one_each("query_maps", query_maps, attributes)
+    check_one_each("gallery_maps", gallery_maps, attributes)
+    for k in order:
+        pair = [query_maps[k], gallery_maps[k]]
+        over, shared = layers(photos, pair, f"maps of {attributes[k]}", None, shared=True)
+        columns.append(over)
+        scales += shared[:1]
+    titles = ["", *(f"{fill(attributes[k], NAME_WIDTH)}\n{_percent(shares[k])}" for k in order)]
+    grid = list(zip(*columns, strict=True))
+    below = LINE * (8 + sum(0.5 + name.count("\n") for name in [title, *titles]))
+    figure, axes = draw_grid(figure, grid, titles, ["query", "gallery"], scales, below)
+    axis = figure.add_subplot(axes[0, 0].get_gridspec()[-1, :])
+    _draw_bars(axis, shares, attributes, order, labels)
+    figure.suptitle(title, fontsize=FONT_SIZE + 1)
     return figure
 
 
-def _draw_absent(axis: Axes, height: float) -> None:
-    """Say that no image has an attribute, on a panel of this height over its width."""
-    axis.set_box_aspect(height)
-    axis.set_facecolor(ABSENT)
-    axis.text(
-        *(0.5, 0.5, "no image"),
-        transform=axis.transAxes,
-        ha="center",
-        va="center",
-        fontsize=FONT_SIZE,
-    )
+def _draw_bars(
+    axis: Axes, shares: Tensor, names: Sequence[str], order: Sequence[int], labels: Tensor | None
+) -> None:
+    """Draw a bar per shown attribute, and one for all others."""
+    lengths, colors = shares[order].tolist(), [UNMARKED] * len(order)
+    notes = [_percent(length) for length in lengths]
+    if labels is not None:
+        colors = [DIFFERS if labels[k] else SAME for k in order]
+        notes = [f"{_percent(shares[k])}, {'differs' if labels[k] else 'same'}" for k in order]
+    rows = [fill(names[k], NAME_WIDTH) for k in order]
+    others = [k for k in range(len(names)) if k not in order]
+    if others:
+        lengths.append(float(shares[others].sum()))
+        number = "" if labels is None else f", {int(labels[others].sum())} of them differ"
+        notes.append(_percent(lengths[-1]) + number)
+        colors.append(OTHERS)
+        rows.append(f"{len(others)} others")
+    bars = axis.barh(range(len(rows)), lengths, color=colors, height=0.7)
+    axis.bar_label(bars, notes, padding=3, fontsize=FONT_SIZE - 1)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set(xlim=(0, max(lengths) or 1), ylim=(len(rows) - 0.5, -0.5))
+    axis.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
+    plain(axis, "share of the distance", "")
 
 
-def _draw_outline(axis: Axes, mask: NDArray[np.bool_]) -> None:
-    """Draw the outline of a mask (H, W), white on black: it shows on every colour."""
-    rows, columns = (np.arange(-1, size + 1) for size in mask.shape)
-    limits = axis.get_xlim(), axis.get_ylim()
-    for colour, width in (("black", 2.2), ("white", 1.0)):
-        axis.contour(columns, rows, np.pad(mask, 1), [0.5], colors=colour, linewidths=width)
-    axis.set(xlim=limits[0], ylim=limits[1])
+def _outlined(picture: Array, mask: Tensor) -> Array:
+    """Return a picture (H, W, 3) with the outline of a mask (H, W): it shows on every color."""
+    if mask.dtype != torch.bool or mask.shape != picture.shape[:2]:
+        raise InputError("masks", described(mask), f"bool of the images' size, {picture.shape[:2]}")
+    inside = mask.cpu().numpy()
+    drawn: Array = picture.copy()
+    drawn[binary_dilation(inside) & ~inside] = 0
+    drawn[inside & ~binary_erosion(inside)] = 1
+    return drawn
 
 
-def attribute_names(attributes: Sequence[str]) -> list[str]:
-    """Return the names, of which there have to be some."""
-    if isinstance(attributes, str) or len(attributes) == 0:
-        raise InputError("attributes", repr(attributes), "the names of at least one attribute")
-    return list(attributes)
-
-
-def attribute_rows(
-    argument: str, values: Tensor, names: Sequence[str], kind: str, dimensions: int
-) -> Tensor:
-    """Return ``values`` if there is one for each name, of a kind and with so many dimensions."""
-    shape = f"({len(names)}{', H, W' * (dimensions == 3)})"
-    fits = (
-        isinstance(values, Tensor)
-        and values.dim() == dimensions
-        and len(values) == len(names)
-        and values.numel() > 0
-        and _kind(values) == kind
-    )
-    if not fits:
-        raise InputError(argument, described(values), f"one per attribute, {shape} {kind}")
-    return values
-
-
-def attribute_shares(argument: str, values: Tensor, names: Sequence[str]) -> Tensor:
-    """Return ``values`` if there is a share in [0, 1] for each name."""
-    shares = check_finite(argument, attribute_rows(argument, values, names, "float", 1))
-    low, high = float(shares.min()), float(shares.max())
-    if low < -ROUNDING or high > 1 + ROUNDING:
-        raise InputError(argument, f"values from {low:.4g} to {high:.4g}", "shares in [0, 1]")
-    return shares.cpu().double().clamp(0, 1)
-
-
-def percent(share: float | Tensor) -> str:
-    """Return a share in percent."""
+def _percent(share: float | Tensor) -> str:
     return f"{100 * float(share):.1f} %"
-
-
-def _kind(values: Tensor) -> str:
-    if values.is_floating_point():
-        return "float"
-    return "bool" if values.dtype == torch.bool else "int"
