@@ -25,6 +25,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from run_folder import claim, write_json
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader
 from training_run import (
     add_run,
@@ -63,6 +64,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--instances", type=int, default=4, help="S, images per identity")
     add("--images-per-epoch", type=int, help="default: the size of the training split")
     add("--epochs", type=int, default=120)
+    add("--half-size-epochs", type=int, default=0, help="first epochs on images of half the size")
     add("--warmup-epochs", type=float, default=10)
     add("--schedule", choices=SCHEDULES, default="step")
     add("--learning-rate", type=float, default=3.5e-4)
@@ -116,9 +118,12 @@ class Step(nn.Module):
         super().__init__()
         self.model = model
         self.loss = loss
+        self.half_size = False
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the loss terms of images (B, 3, H, W) with classes (B,)."""
+        if self.half_size:
+            images = functional.avg_pool2d(images, 2)
         pooled = self.model.pool(self.model.features(images))
         logits = self.model.classify(self.model.neck(pooled))
         terms: dict[str, Tensor] = self.loss(pooled, logits, labels)
@@ -144,6 +149,7 @@ def build_loop(
     """Return the loop over the training images of ``dataset``."""
 
     def learning_rate(epoch: float) -> float:
+        step.half_size = epoch < settings.half_size_epochs
         factor = learning_rate_factor(
             epoch, settings.epochs, settings.warmup_epochs, settings.schedule
         )

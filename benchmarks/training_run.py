@@ -15,7 +15,7 @@ from reid_explain.errors import InputError
 from reid_explain.inputs import InputSpec
 from reid_explain.models.build import BASELINES
 from reid_explain.models.pooling import POOLINGS
-from reid_explain.models.resnet import RESNETS
+from reid_explain.models.resnet import PADDINGS, RESNETS
 from reid_explain.models.timm_models import PREFIX, has_fixed_size
 from reid_explain.training.images import cached_pixels
 
@@ -38,6 +38,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add("--backbone", type=model_name, default="resnet18", metavar="NAME", help=MODEL_HELP)
     add("--width", type=float, default=1.0, help="factor on the planes of a ResNet's stages")
     add("--pooling", choices=tuple(POOLINGS), default="avg", help="of a ResNet")
+    add("--padding", choices=PADDINGS, default="zeros", help="of a ResNet's convolutions")
+    add("--local", action="store_true", help="a ResNet whose cells see little beyond themselves")
 
 
 def open_accelerator(settings: argparse.Namespace, *handlers: KwargsHandler) -> Accelerator:
@@ -89,6 +91,8 @@ def architecture_of(settings: argparse.Namespace) -> dict[str, Any]:
         architecture["width"] = settings.width
     if settings.backbone in RESNETS:
         architecture["pooling"] = settings.pooling
+        architecture["padding"] = settings.padding
+        architecture["local"] = settings.local
     timm_name = settings.backbone.removeprefix(PREFIX)
     if timm_name != settings.backbone and has_fixed_size(timm_name):
         architecture["img_size"] = list(settings.image_size)

@@ -8,7 +8,7 @@ from torchvision.models import WeightsEnum
 from reid_explain.checks import check_choice
 from reid_explain.errors import InputError
 from reid_explain.models.checkpoints import load_state_dict, read_state_dict
-from reid_explain.models.resnet import RESNETS, ResNetBackbone
+from reid_explain.models.resnet import PADDINGS, RESNETS, ResNetBackbone
 
 Weights: TypeAlias = WeightsEnum | str | Path | None
 
@@ -28,7 +28,8 @@ def build_backbone(
         width: factor on the planes of the four stages.
         weights: torchvision weights, downloaded by torchvision when they are not cached, or a
             file of such weights; nothing is loaded by default.
-        options: ``ibn``, ``non_local``, ``ceil_mode`` and ``stem_relu`` of ``ResNetBackbone``.
+        options: ``ibn``, ``non_local``, ``ceil_mode``, ``stem_relu``, ``padding`` and ``local``
+            of ``ResNetBackbone``.
 
     Raises:
         InputError: an argument outside these, or weights that do not fit.
@@ -37,6 +38,7 @@ def build_backbone(
     check_choice("last_stride", last_stride, (1, 2))
     if not 1 / 64 <= width <= 16:
         raise InputError("width", width, "a factor from 1/64 to 16")
+    check_choice("padding", options.get("padding", "zeros"), PADDINGS)
     backbone = ResNetBackbone(name, last_stride, width, **options)
     if weights is not None:
         _load_imagenet(backbone, weights)

@@ -37,6 +37,8 @@ class ReIDNet(EmbeddingNet):
         non_local: non-local blocks in the second and third stage of ResNet-50 and -101.
         ceil_mode: the first pooling as fast-reid has it from version 1.0 on.
         stem_relu: the ReLU after the first batch norm, which reid-strong-baseline left out.
+        padding: of the convolutions, ``"zeros"`` or ``"partial"`` (``PartialConv2d``).
+        local: a finer map of cells that see little beyond themselves, see ``ResNetBackbone``.
         weights: torchvision weights, downloaded by torchvision when they are not cached, or a
             file of such weights, for the backbone; nothing is loaded by default.
 
@@ -45,7 +47,10 @@ class ReIDNet(EmbeddingNet):
     """
 
     map_layer = "backbone.layer4"
-    card_settings = (*SETTINGS, "pooling", "neck", "last_stride", "non_local", "stem_relu")
+    card_settings = (
+        *(*SETTINGS, "pooling", "neck", "last_stride", "non_local", "stem_relu"),
+        *("padding", "local"),
+    )
     trainable_stages = ("backbone.layer3", "backbone.layer4")
 
     def __init__(
@@ -60,6 +65,8 @@ class ReIDNet(EmbeddingNet):
         non_local: bool = False,
         ceil_mode: bool = False,
         stem_relu: bool = True,
+        padding: str = "zeros",
+        local: bool = False,
         weights: Weights = None,
     ) -> None:
         super().__init__()
@@ -75,6 +82,8 @@ class ReIDNet(EmbeddingNet):
             non_local=non_local,
             ceil_mode=ceil_mode,
             stem_relu=stem_relu,
+            padding=padding,
+            local=local,
         )
         self.pool = POOLINGS[pooling]()
         self.channels = self.embedding_dim = self.backbone.out_channels

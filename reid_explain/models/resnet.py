@@ -21,9 +21,10 @@ NON_LOCAL_BLOCKS: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
     {"resnet50": (0, 2, 3, 0), "resnet101": (0, 2, 9, 0)}
 )
 """Non-local blocks after the last blocks of each stage, as in fast-reid; others have none."""
-LAST_PLANES = 512
+THIRD_PLANES, LAST_PLANES = 256, 512
 SETTINGS = ("num_classes", "backbone", "width", "ibn", "ceil_mode")
 """What the card of a network of parts or of the baseline may set of its ResNet."""
+PADDINGS = ("zeros", "partial")
 
 
 class IBN(nn.Module):
@@ -74,6 +75,32 @@ class NonLocal(nn.Module):
         return out
 
 
+class PartialConv2d(nn.Conv2d):
+    """A convolution whose zero padding does not count: sums over what lies inside the image.
+
+    Each result is scaled by kernel area / area of the kernel inside the image, so that the border
+    of the image is no landmark. Weights are those of ``Conv2d``.
+
+    Source: Liu et al., "Partial convolution based padding", 2018 (arXiv:1811.11718), equation 2.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C', h', w') for x (B, C, h, w)."""
+        out: Tensor = self._conv_forward(x, self.weight, None)
+        rows, columns = (
+            _kernel_share(x.shape[2 + i], self.kernel_size[i], self.stride[i], int(self.padding[i]))
+            for i in (0, 1)
+        )
+        out = out * (rows[:, None] * columns).to(out)
+        return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
+
+
+def _kernel_share(size: int, kernel: int, stride: int, padding: int) -> Tensor:
+    """Return kernel / part of it inside the image for each place along one axis, (h',)."""
+    starts = torch.arange((size + 2 * padding - kernel) // stride + 1) * stride - padding
+    return kernel / ((starts + kernel).clamp(max=size) - starts.clamp(min=0))
+
+
 class ResNetBackbone(ResNet):  # type: ignore[misc]
     """Torchvision's ResNet up to its last map, with the stride of ``layer4`` and a width.
 
@@ -86,6 +113,10 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
         ceil_mode: the first pooling as fast-reid has it from version 1.0 on: no padding, and
             the size rounded up. The size of the map is the same, its values are not.
         stem_relu: the ReLU after the first batch norm, which reid-strong-baseline left out.
+        padding: of the convolutions, ``"zeros"`` or ``"partial"`` (``PartialConv2d``).
+        local: the third stage has no stride and the fourth convolves single cells, so that the
+            map is twice as fine and a cell sees little beyond itself (Brendel & Bethge,
+            "Approximating CNNs with bag-of-local-features models", ICLR 2019).
     """
 
     def __init__(
@@ -98,9 +129,13 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
         non_local: bool = False,
         ceil_mode: bool = False,
         stem_relu: bool = True,
+        padding: str = "zeros",
+        local: bool = False,
     ) -> None:
-        # _make_layer runs inside ResNet.__init__ and reads both.
-        self.last_stride = last_stride
+        # _make_layer runs inside ResNet.__init__ and reads these.
+        self.strides = (
+            {THIRD_PLANES: 1, LAST_PLANES: last_stride} if local else {LAST_PLANES: last_stride}
+        )
         self.width = width
         block, layers = RESNETS[name]
         super().__init__(block, layers)
@@ -114,6 +149,10 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
             self._use_ibn()
         if non_local:
             self._insert_non_local(NON_LOCAL_BLOCKS.get(name, (0, 0, 0, 0)))
+        if local:
+            _use_kernels_of_one(self.layer4)
+        if padding == "partial":
+            _use_partial_padding(self)
 
     def stem(self, x: Tensor) -> Tensor:
         """Return the input of ``layer1``, (B, 64, H/4, W/4), for images (B, 3, H, W)."""
@@ -133,8 +172,7 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
         stride: int = 1,
         dilate: bool = False,
     ) -> nn.Sequential:
-        if planes == LAST_PLANES:
-            stride = self.last_stride
+        stride = self.strides.get(planes, stride)
         stage: nn.Sequential = super()._make_layer(
             block, round(planes * self.width), blocks, stride, dilate
         )
@@ -161,3 +199,31 @@ def _with_non_local(stage: nn.Sequential, count: int) -> nn.Sequential:
         if (number := index - len(stage) + count) >= 0:
             parts[f"non_local_{number}"] = NonLocal(channels)
     return nn.Sequential(parts)
+
+
+def _use_partial_padding(module: nn.Module) -> None:
+    """Make each padded convolution in ``module`` a ``PartialConv2d``."""
+    for name, child in module.named_children():
+        _use_partial_padding(child)
+        if isinstance(child, nn.Conv2d) and any(child.padding):
+            partial = PartialConv2d(
+                child.in_channels,
+                child.out_channels,
+                child.kernel_size,  # type: ignore[arg-type]
+                child.stride,  # type: ignore[arg-type]
+                child.padding,  # type: ignore[arg-type]
+                bias=child.bias is not None,
+            )
+            partial.load_state_dict(child.state_dict())
+            setattr(module, name, partial)
+
+
+def _use_kernels_of_one(stage: nn.Module) -> None:
+    """Make each convolution of a stage one of single cells."""
+    for name, child in stage.named_children():
+        _use_kernels_of_one(child)
+        if isinstance(child, nn.Conv2d) and child.kernel_size != (1, 1):
+            stride = child.stride[0]
+            conv = nn.Conv2d(child.in_channels, child.out_channels, 1, stride, bias=False)
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            setattr(stage, name, conv)
