@@ -34,7 +34,8 @@ from targets import open_model
 
 from reid_explain import InputError
 from reid_explain.amd.interpreter import AMDInterpreter
-from reid_explain.amd.trainer import Recipe, train_interpreter
+from reid_explain.amd.recipe import Recipe
+from reid_explain.amd.trainer import train_interpreter
 from reid_explain.datasets.catalogue import open_dataset
 from reid_explain.datasets.records import ReIDDataset
 from reid_explain.datasets.synthetic import SyntheticReID

@@ -31,7 +31,7 @@ def draw_pairs(
     """Draw pairs of the test split: by turns a match and another person."""
     for number, pair in enumerate(pairs(dataset, count, seed)):
         query, gallery = (load(interpreter, dataset, record) for record in pair)
-        found = interpreter.attribute(query, gallery)
+        found = interpreter.explain(query, gallery)
         first, second = record_labels(dataset, pair, interpreter.attributes)
         figure = attribute_pair_figure(
             denormalize(query[0]),
@@ -65,7 +65,7 @@ def pairs(dataset: ReIDDataset, count: int, seed: int) -> Iterator[tuple[Record,
 
 def draw_average_maps(interpreter: AMDInterpreter, dataset: ReIDDataset, output: Path) -> None:
     """Draw the average map of each attribute over the query images that have it."""
-    records, size = dataset.query, interpreter.image_size
+    records, size = dataset.query, interpreter.spec.size
     labels = record_labels(dataset, records, interpreter.attributes) == 2
     maps = torch.zeros(len(interpreter.attributes), *size)
     images = torch.zeros(len(interpreter.attributes), 3, *size)
@@ -93,10 +93,10 @@ def draw_masks(
     chosen = np.random.default_rng(seed).permutation(len(world.query))[:count]
     for number, index in enumerate(chosen.tolist()):
         rendering = world.render(world.query[index])
-        image = as_batch(rendering.image, interpreter.image_size)
+        image = as_batch(rendering.image, interpreter.spec.size)
         masks = torch.from_numpy(rendering.attributes)
         shown = masks.flatten(1).any(1).nonzero()[:, 0]
-        found = interpreter.attribute(image, image).query_maps[0, shown].cpu()
+        found = interpreter.explain(image, image).query_maps[0, shown].cpu()
         regions = masks[shown][:, None]
         shares = zip(energy_inside(found[:, None], regions), area(regions), strict=True)
         figure = attribute_maps_figure(
@@ -111,4 +111,4 @@ def draw_masks(
 
 def load(interpreter: AMDInterpreter, dataset: ReIDDataset, record: Record) -> Tensor:
     """Return the image of a record as the target takes it, (1, 3, H, W)."""
-    return to_tensor(dataset.load(record), interpreter.image_size)[None]
+    return to_tensor(dataset.load(record), interpreter.spec.size)[None]

@@ -7,7 +7,7 @@ from tables import interval, layout
 from torch import Tensor
 
 from reid_explain.amd.evaluation import AttributeRanking, Evaluation
-from reid_explain.metrics.retrieval import RetrievalSummary, average_precision, cumulative_matches
+from reid_explain.retrieval import RetrievalSummary, average_precision, cumulative_matches
 
 Row = tuple[str, ...]
 
@@ -198,7 +198,7 @@ def as_json(
     queries = {name: per_query(ranks) for name, ranks in evaluation.ranks.items()}
     accuracy = dict(zip(attributes, evaluation.accuracy.tolist(), strict=True))
     return {
-        "retrieval": {name: retrieval_of(getattr(evaluation, name)) for name in queries},
+        "retrieval": {name: retrieval_of(evaluation.retrieval[name]) for name in queries},
         "gain": {name: gain(queries[name], queries["target"]) for name in GAINS},
         "ADRE": evaluation.adre._asdict(),
         "bias": evaluation.bias._asdict(),

@@ -25,9 +25,8 @@ from tables import versions
 from targets import open_device, open_model
 
 from reid_explain import InputError
-from reid_explain.amd.evaluation import evaluate
+from reid_explain.amd.evaluation import decompose_records, evaluate
 from reid_explain.amd.interpreter import AMDInterpreter
-from reid_explain.amd.records import decompose_records
 from reid_explain.datasets.catalogue import SYNTHETIC, open_dataset
 from reid_explain.datasets.records import ReIDDataset
 

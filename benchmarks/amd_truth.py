@@ -70,10 +70,10 @@ def one_differences(world: SyntheticReID, per_attribute: int, seed: int) -> Iter
 def score(interpreter: AMDInterpreter, pair: OneDifference) -> dict[str, float]:
     """Return the figures of one pair, each 0 to 1."""
     k = interpreter.index(pair.attribute)
-    found = interpreter.attribute(pair.original, pair.changed)
+    found = interpreter.explain(pair.original, pair.changed)
     rank = int((found.contributions[0] > found.contributions[0, k]).sum())
     difference = (found.query_maps - found.gallery_maps)[:, k : k + 1].abs().cpu()
-    own = interpreter.attribute(pair.shown, target=k).cpu()
+    own = interpreter.attribute(pair.shown, attribute=k).cpu()
     return {
         "first": float(rank == 0),
         "top": float(rank < TOP),

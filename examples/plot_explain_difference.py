@@ -32,7 +32,7 @@ world = SyntheticReID()
 query, gallery = (to_tensor(world.load(record))[None] for record in world.query[40:160:100])
 
 interpreter = AMDInterpreter.from_pretrained("synthetic")
-explanation = interpreter.attribute(query, gallery)
+explanation = interpreter.explain(query, gallery)
 print(f"distance {float(explanation.distance):.2f}, sum {float(explanation.reconstructed):.2f}")
 
 # %%
@@ -56,10 +56,10 @@ pair = attribute_pair_figure(
 # %%
 # One attribute alone
 # -------------------
-# With ``target`` the interpreter gives the map of one attribute, in the form of every explainer of
-# this package: (B, 1, H, W).
+# As every explainer of this package, the interpreter gives maps (B, 1, H, W): of all attributes by
+# their contributions, or of one.
 
-map_ = interpreter.attribute(gallery, target=int(explanation.contributions.argmax()))
+map_ = interpreter.attribute(gallery, attribute=int(explanation.contributions.argmax()))
 print(tuple(map_.shape))
 
 # %%

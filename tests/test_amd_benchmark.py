@@ -1,11 +1,9 @@
 """benchmarks/amd.py from training to figures, on a small world."""
 
-import contextlib
 import csv
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import amd
 import amd_systems
@@ -16,10 +14,12 @@ import torch
 from accelerate.state import AcceleratorState
 
 from reid_explain.amd import AMDInterpreter, AMDLoss
-from reid_explain.amd.trainer import Sources, pair_terms
+from reid_explain.amd.trainer import batches, pair_terms
 from reid_explain.datasets import Market1501
+from reid_explain.datasets.attributes import record_labels
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.models import load_pretrained
+from reid_explain.training.images import TrainingImages, augmentation, cached_pixels
 
 TRAIN = """train --epochs 2 --images-per-epoch 12 --identities 3 --instances 2
     --warmup-epochs 1 --learning-rate 3e-4 --precision bfloat16 --stored-dtype float16"""
@@ -144,9 +144,10 @@ def test_the_truth_is_scored_as_it_says(world):
         def index(self, name):
             return self.attributes.index(name)
 
-        def attribute(self, query, gallery=None, *, target=None):
-            if target is not None:
-                return pair.mask.float()
+        def attribute(self, query, attribute):
+            return pair.mask.float()
+
+        def explain(self, query, gallery):
             shares = torch.full((1, 26), 0.02)
             shares[0, self.index(pair.attribute)] = 0.5
             maps = pair.change.float().expand(1, 26, -1, -1)
@@ -222,16 +223,13 @@ def half_loss(dataset, folder, process):
     settings = amd.parse_arguments([*ONE_BATCH.split(), "--output", str(folder)])
     recipe = amd.recipe_of(settings)
     interpreter = amd.untrained(settings, dataset)
-    part = SimpleNamespace(
-        process_index=process,
-        num_processes=2,
-        is_main_process=True,
-        main_process_first=contextlib.nullcontext,
-    )
     folder.mkdir()
-    sources = Sources(interpreter, dataset, recipe, part)
-    loader = sources.loader(dataset.train, folder / "images.npy", augmented=True)
-    ((images, labels),) = loader
-    interpreter.train()
-    terms = pair_terms(interpreter(images), labels, AMDLoss(recipe.distillation))
+    labels = record_labels(dataset, dataset.train, interpreter.attributes)
+    pixels = cached_pixels(dataset, dataset.train, interpreter.spec, folder / "images.npy")
+    augment = augmentation(interpreter.spec, erasing=0)
+    images = TrainingImages(pixels, labels.unbind(), recipe.seed, augment)
+    share = (recipe.images_per_epoch, 0, process, 2)
+    ((images, labels),) = batches(images, dataset.train, recipe, *share)
+    interpreter.network.train()
+    terms = pair_terms(interpreter.network(images), labels, AMDLoss(recipe.distillation))
     return float(sum(terms.values()).detach())

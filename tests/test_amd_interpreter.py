@@ -1,22 +1,30 @@
 """The interpreter end to end: what it returns, what it leaves behind, what it refuses."""
 
-import copy
 import json
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from captum.attr import NoiseTunnel
+from captum.metrics import sensitivity_max
 from nets import images, small_reid_net
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reid_explain import InputError
-from reid_explain.amd.interpreter import AMDInterpreter, Decomposed, PairExplanation
-from reid_explain.models import build_model
+from reid_explain.amd import AMDInterpreter, Decomposed, PairExplanation
+from reid_explain.capture import find_layer
+from reid_explain.inputs import InputSpec
+from reid_explain.memory_format import PIXELS_PER_FORWARD
+from reid_explain.models import build_model, load_pretrained
+from reid_explain.testing import ContractNet, explainer_checks, pictures
 
 close = torch.testing.assert_close
 SIZE = (64, 32)
+SPEC = InputSpec(size=SIZE)
 NAMES = ("hat", "bag", "upred", "boots")
 QUERY = images(3, SIZE, dtype=torch.float32)
 GALLERY = images(3, SIZE, seed=7, dtype=torch.float32)
@@ -40,7 +48,7 @@ class OwnNet(nn.Module):
 
 
 class OwnStages(OwnNet):
-    own_stages = ("late", "last")
+    trainable_stages = ("late", "last")
 
 
 def own_net(kind: type[OwnNet] = OwnNet) -> OwnNet:
@@ -52,12 +60,12 @@ def own_net(kind: type[OwnNet] = OwnNet) -> OwnNet:
 
 def gem_net() -> nn.Module:
     torch.manual_seed(1)
-    return build_model("resnet18", pooling="gem", width=0.125)
+    return build_model("resnet18", pooling="gem", width=0.125).eval()
 
 
 def osnet() -> nn.Module:
     torch.manual_seed(1)
-    return build_model("osnet_x0_25", num_classes=3)
+    return build_model("osnet_x0_25", num_classes=3).eval()
 
 
 TARGETS = {
@@ -73,12 +81,12 @@ every_target = pytest.mark.parametrize("name", TARGETS)
 def interpreter_of(target: nn.Module, stages=None, **kwargs) -> AMDInterpreter:
     """An interpreter whose maps are, before PePU, of mean 0 and deviation 1."""
     torch.manual_seed(5)
-    interpreter = AMDInterpreter(target, NAMES, stages, image_size=SIZE, **kwargs)
+    interpreter = AMDInterpreter(target, NAMES, stages, spec=SPEC, **kwargs)
     head, own = interpreter.network.head, interpreter.network.stages
     with torch.no_grad():
         for parameter in interpreter.network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-        raw = head.conv2(head.conv1(own(interpreter.target_features(QUERY)[1])))
+        raw = head.conv2(head.conv1(own(interpreter.network.target_features(QUERY)[1])))
         head.conv2.weight.div_(raw.std())
         head.conv2.bias.sub_(raw.mean()).div_(raw.std())
     return interpreter
@@ -100,14 +108,18 @@ def state_of(module: nn.Module) -> dict[str, object]:
     }
 
 
+def states(interpreter: AMDInterpreter) -> list[dict[str, object]]:
+    return [state_of(interpreter.model), state_of(interpreter.network)]
+
+
 # What it returns
 
 
 @every_target
 def test_forward_is_the_definition(name):
     """In float64: f^k = embed(F x A^k), one attribute at a time, through the user's seam alone."""
-    interpreter = made(name).double()
-    target, network = interpreter.target, interpreter.network
+    interpreter = made(name).to(torch.float64)
+    target, network = interpreter.model, interpreter.network
     x = QUERY.double()
     with torch.no_grad():
         features = target.features(x)
@@ -121,7 +133,7 @@ def test_forward_is_the_definition(name):
             shared = target.backbone.layer2(target.backbone.layer1(target.backbone.stem(x)))
         maps = network.head(network.stages(shared.clone()))
         parts = [target.embed(features * maps[:, k : k + 1]) for k in range(4)]
-        found = interpreter(x)
+        found = network(x)
     assert isinstance(found, Decomposed)
     assert all(part.dtype == torch.float64 for part in found)
     close(found.embeddings, target.embed(features))
@@ -134,15 +146,15 @@ def test_forward_is_the_definition(name):
 @every_target
 def test_an_explanation_adds_up(name):
     interpreter = made(name)
-    found = interpreter.attribute(QUERY, GALLERY)
+    found = interpreter.explain(QUERY, GALLERY)
     assert isinstance(found, PairExplanation)
     for maps in (found.query_maps, found.gallery_maps):
         assert maps.shape == (3, 4, *SIZE)
         assert (maps > 0).all()
     assert found.distances.shape == found.contributions.shape == (3, 4)
     with torch.no_grad():
-        first, second = interpreter(QUERY), interpreter(GALLERY)
-        f, g = (interpreter.target.embed(interpreter.target.features(x)) for x in (QUERY, GALLERY))
+        first, second = interpreter.network(QUERY), interpreter.network(GALLERY)
+        f, g = (interpreter.model.embed(interpreter.model.features(x)) for x in (QUERY, GALLERY))
     close(found.distance, (f - g).square().sum(1).sqrt())
     close(found.distances, (first.parts - second.parts).square().sum(2).sqrt())
     close(found.reconstructed, found.distances.sum(1))
@@ -157,7 +169,7 @@ def test_an_explanation_adds_up(name):
 
 def test_swapping_the_images_swaps_the_maps_alone():
     interpreter = made("avg")
-    there, back = interpreter.attribute(QUERY, GALLERY), interpreter.attribute(GALLERY, QUERY)
+    there, back = interpreter.explain(QUERY, GALLERY), interpreter.explain(GALLERY, QUERY)
     close(there.query_maps, back.gallery_maps)
     close(there.gallery_maps, back.query_maps)
     close(there[2:], back[2:])
@@ -165,7 +177,7 @@ def test_swapping_the_images_swaps_the_maps_alone():
 
 @every_target
 def test_identical_images_are_no_distance_apart_in_equal_shares(name):
-    found = made(name).attribute(QUERY, QUERY)
+    found = made(name).explain(QUERY, QUERY)
     assert (found.distance == 0).all()
     assert (found.reconstructed == 0).all()
     close(found.contributions, torch.full((3, 4), 0.25))
@@ -174,15 +186,17 @@ def test_identical_images_are_no_distance_apart_in_equal_shares(name):
 @pytest.mark.parametrize("mode", [None, "bilinear", "bicubic", "nearest"])
 def test_the_map_of_one_attribute_is_that_of_the_pair(mode):
     interpreter = made("avg")
-    pair = interpreter.attribute(QUERY, GALLERY, interpolate_mode=mode)
+    pair = interpreter.explain(QUERY, GALLERY, interpolate_mode=mode)
     size = (4, 2) if mode is None else SIZE
     for k, name in enumerate(NAMES):
-        by_name = interpreter.attribute(QUERY, target=name, interpolate_mode=mode)
+        by_name = interpreter.attribute(QUERY, attribute=name, interpolate_mode=mode)
         assert by_name.shape == (3, 1, *size)
         close(by_name, pair.query_maps[:, k : k + 1])
-        assert torch.equal(by_name, interpreter.attribute(QUERY, target=k, interpolate_mode=mode))
+        assert torch.equal(
+            by_name, interpreter.attribute(QUERY, attribute=k, interpolate_mode=mode)
+        )
     with torch.no_grad():
-        maps = interpreter(GALLERY).maps
+        maps = interpreter.network(GALLERY).maps
     if mode is None:
         assert torch.equal(pair.gallery_maps, maps)
     else:
@@ -190,34 +204,153 @@ def test_the_map_of_one_attribute_is_that_of_the_pair(mode):
         close(pair.gallery_maps, F.interpolate(maps, SIZE, mode=mode, align_corners=aligned))
 
 
+@every_target
+def test_the_map_of_a_pair_is_the_sum_of_contributions_times_maps(name):
+    interpreter = made(name)
+    pair = interpreter.explain(QUERY, GALLERY, interpolate_mode=None)
+    expected = sum(
+        pair.contributions[:, k, None, None] * pair.query_maps[:, k] for k in range(len(NAMES))
+    )[:, None]
+    close(interpreter.attribute(QUERY, GALLERY, interpolate_mode=None), expected)
+    found = interpreter.attribute(QUERY, references=GALLERY)
+    close(found, F.interpolate(expected, SIZE, mode="bilinear", align_corners=False))
+    assert found.is_contiguous()
+
+
+def test_each_reference_serves_its_share_of_the_images():
+    interpreter = made("avg")
+    six = torch.cat([QUERY, images(3, SIZE, seed=9, dtype=torch.float32)])
+    for count in (1, 2, 3):
+        repeated = GALLERY[:count].repeat_interleave(6 // count, dim=0)
+        found = interpreter.attribute(six, GALLERY[:count])
+        close(found, interpreter.attribute(six, repeated))
+        close(interpreter.explain(six, GALLERY[:count]), interpreter.explain(six, repeated))
+    one_by_one = [interpreter.attribute(image[None], GALLERY[:1]) for image in QUERY]
+    close(interpreter.attribute(QUERY, GALLERY[:1]), torch.cat(one_by_one))
+
+
+def test_more_images_than_fill_a_forward_pass(monkeypatch):
+    interpreter = made("avg")
+    expected = interpreter.explain(QUERY, GALLERY)
+    seen = []
+    handle = interpreter.model.backbone.register_forward_hook(lambda m, i, o: seen.append(len(o)))
+    monkeypatch.setitem(PIXELS_PER_FORWARD, "cpu", 2 * SIZE[0] * SIZE[1])
+    close(interpreter.explain(QUERY, GALLERY), expected)
+    handle.remove()
+    assert seen == [2, 1, 2, 1]
+
+
+class Shifted(OwnStages):
+    """Takes a further argument, as TransReID takes a camera."""
+
+    def features(self, x: Tensor, camera: Tensor | float = 0.0) -> Tensor:
+        shift = camera[:, None, None, None] if isinstance(camera, Tensor) else camera
+        return super().features(x + shift)
+
+
+def test_further_arguments_follow_their_images():
+    interpreter = interpreter_of(own_net(Shifted))
+    cameras = torch.tensor([0.0, 1.0, 2.0])
+    shift = cameras[:, None, None, None]
+    for references in (GALLERY, GALLERY[:1]):
+        found = interpreter.attribute(QUERY, references, additional_forward_args=cameras)
+        close(found, interpreter.attribute(QUERY + shift, references + shift))
+    found = interpreter.explain(QUERY, GALLERY, additional_forward_args=(0.5,))
+    close(found, interpreter.explain(QUERY + 0.5, GALLERY + 0.5))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_captum_tools(rows):
+    interpreter = made("avg")
+    query, gallery = QUERY[:rows], GALLERY[:rows]
+    expected = interpreter.attribute(query, gallery)
+    torch.manual_seed(0)
+    tunnel = NoiseTunnel(interpreter)
+    still = {"nt_samples": 4, "stdevs": 0.0, "nt_samples_batch_size": 2}
+    close(tunnel.attribute(query, references=gallery, **still), expected)
+    noisy = tunnel.attribute(query, references=gallery, nt_samples=3, stdevs=0.1)
+    assert noisy.shape == expected.shape
+    assert not torch.allclose(noisy, expected, rtol=1e-4)
+    (in_a_tuple,) = interpreter.attribute((query,), (gallery,))
+    close(in_a_tuple, expected)
+    sensitivity = sensitivity_max(
+        interpreter.attribute, query, references=gallery, n_perturb_samples=3
+    )
+    assert sensitivity.shape == (rows,)
+    assert (sensitivity > 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("name", ["avg", "own"])
+def test_any_dtype(name, dtype, tmp_path):
+    exact = made(name)
+    exact.network.prototypes.normal_()
+    exact.save(tmp_path / "it.safetensors")
+    interpreter = AMDInterpreter.load(tmp_path / "it.safetensors", TARGETS[name][0]().to(dtype))
+    query, gallery = QUERY.to(dtype), GALLERY.to(dtype)
+    found, expected = interpreter.explain(query, gallery), exact.explain(QUERY, GALLERY)
+    wide = torch.promote_types(dtype, torch.float32)
+    assert all(value.dtype == wide and value.isfinite().all() for value in found)
+    assert interpreter.attribute(query, gallery).isfinite().all()
+    assert interpreter.predict(interpreter.decompose(query).parts).shape == (3, 4)
+    tolerance = max(16 * torch.finfo(dtype).eps, 1e-4)
+    for value, was in zip(found, expected, strict=True):
+        assert (value - was).abs().max() <= tolerance * was.abs().max()
+
+
+def test_a_compiled_model():
+    plain = interpreter_of(own_net(OwnStages))
+    compiled = torch.compile(own_net(OwnStages), backend="eager")
+    close(interpreter_of(compiled).explain(QUERY, GALLERY), plain.explain(QUERY, GALLERY))
+
+
+# What a benchmark asks
+
+
+def target_of(model: nn.Module, spec: InputSpec | None = None) -> SimpleNamespace:
+    return SimpleNamespace(model=model, spec=spec or InputSpec())
+
+
+def test_the_shipped_model_has_its_interpreter():
+    assert AMDInterpreter.needs == ("references",)
+    model = load_pretrained("synthetic")
+    found = AMDInterpreter.for_target(target_of(model))
+    assert found.model is model
+    assert not found.network.prototypes.isnan().any()
+    with pytest.raises(InputError, match="^spec: "):
+        AMDInterpreter.for_target(target_of(model, SPEC))
+
+
+def test_other_models_need_a_file(saved):
+    with pytest.raises(InputError, match="^interpreter: got none .*amd.py train"):
+        AMDInterpreter.for_target(target_of(own_net(OwnStages)))
+    found = AMDInterpreter.for_target(target_of(small_reid_net(), SPEC), interpreter=saved)
+    close(found.explain(QUERY, GALLERY), made("avg").explain(QUERY, GALLERY))
+
+
 def test_the_two_images_of_a_pair_may_differ_in_size():
-    found = made("avg").attribute(QUERY, images(3, (96, 64), dtype=torch.float32))
+    found = made("avg").explain(QUERY, images(3, (96, 64), dtype=torch.float32))
     assert found.query_maps.shape == (3, 4, *SIZE)
     assert found.gallery_maps.shape == (3, 4, 96, 64)
 
 
-def test_images_go_to_where_the_weights_are():
-    interpreter = made("own").to("meta")
-    interpreter.forward = lambda images: images  # a whole pass wants autocast, which meta has not
-    assert interpreter.decompose(QUERY).device.type == "meta"
-
-
 def test_images_made_under_inference_mode_and_inside_it():
     interpreter = made("own")
-    expected = interpreter.attribute(QUERY, GALLERY)
+    expected = interpreter.explain(QUERY, GALLERY)
     with torch.inference_mode():
         query, gallery = QUERY.clone(), GALLERY.clone()
-        close(interpreter.attribute(query, gallery), expected)
+        close(interpreter.explain(query, gallery), expected)
         assert not any(part.is_inference() for part in interpreter.decompose(query))
-    close(interpreter.attribute(query, gallery), expected)
+        close(interpreter.attribute(query, gallery), interpreter.attribute(QUERY, GALLERY))
+    close(interpreter.explain(query, gallery), expected)
 
 
 def test_autocast_keeps_features_distances_and_gradients_in_float32():
     interpreter = made("osnet")
-    exact = interpreter.attribute(QUERY, GALLERY)
+    exact = interpreter.explain(QUERY, GALLERY)
     with torch.autocast("cpu", torch.bfloat16):
-        decomposed = interpreter(QUERY)
-        found = interpreter.attribute(QUERY, GALLERY)
+        decomposed = interpreter.network(QUERY)
+        found = interpreter.explain(QUERY, GALLERY)
     assert all(part.dtype == torch.float32 for part in decomposed)
     assert all(value.dtype == torch.float32 for value in found)
     close(found.distance, exact.distance, rtol=0.15, atol=0)
@@ -229,10 +362,10 @@ def test_autocast_keeps_features_distances_and_gradients_in_float32():
 
 
 @every_target
-def test_gradients_reach_own_stages_and_head_and_no_shared_stage(name):
+def test_gradients_reach_trainable_stages_and_head_and_no_shared_stage(name):
     interpreter = made(name)
-    interpreter.train()
-    embeddings, parts, _ = interpreter(QUERY)
+    interpreter.network.train()
+    embeddings, parts, _ = interpreter.network(QUERY)
     parts.square().sum().backward()
     assert not embeddings.requires_grad
     assert all((p.grad != 0).any() for p in interpreter.network.head.parameters())
@@ -241,24 +374,62 @@ def test_gradients_reach_own_stages_and_head_and_no_shared_stage(name):
     assert any((p.grad != 0).any() for p in own)
     before_f = ("backbone.", "conv", "early.", "late.", "last.")
     gradients = {
-        n: p.grad for n, p in interpreter.target.named_parameters() if n.startswith(before_f)
+        n: p.grad for n, p in interpreter.model.named_parameters() if n.startswith(before_f)
     }
     assert gradients
     assert all(gradient is None for gradient in gradients.values())
+
+
+class ContractSeam(ContractNet):
+    """The contract's network with the seam of an embedding model."""
+
+    trainable_stages = ("layer",)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.layer(self.conv(x))
+
+    def embed(self, features: Tensor) -> Tensor:
+        return self.head(self.dropout(self.norm(features.square().mean((2, 3)))))
+
+
+def contract_interpreter(model, layer) -> AMDInterpreter:
+    find_layer(model, layer)
+    with torch.random.fork_rng():
+        interpreter = AMDInterpreter(model, NAMES, spec=InputSpec(size=(12, 8)))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in interpreter.network.head.parameters():
+        nn.init.normal_(parameter, std=0.3, generator=generator)
+    return interpreter
+
+
+contract_interpreter.cost = "descent"  # It takes models, and no functions that call them.
+contract = [
+    *explainer_checks(
+        contract_interpreter,
+        given=lambda batch: {"references": pictures(batch, seed=7)},
+        model=ContractSeam,
+        layers=("layer",),
+    )
+]
+
+
+@pytest.mark.parametrize("check", contract, ids=lambda check: check.__name__)
+def test_the_contract_of_explainers(check):
+    check()
 
 
 # What it is made of
 
 
 @every_target
-def test_shared_stages_are_the_targets_and_own_stages_are_copies(name):
+def test_shared_stages_are_the_targets_and_trainable_stages_are_copies(name):
     make, stages = TARGETS[name]
     target = make()
     for parameter in target.parameters():
         parameter.requires_grad_(False)
-    interpreter = AMDInterpreter(target, NAMES, stages, image_size=SIZE)
-    assert interpreter.target is target
-    names = stages or target.own_stages
+    interpreter = AMDInterpreter(target, NAMES, stages, spec=SPEC)
+    assert interpreter.model is target
+    names = stages or target.trainable_stages
     assert interpreter.stages == tuple(names)
     theirs = {id(p) for p in (*target.parameters(), *target.buffers())}
     network = interpreter.network
@@ -267,70 +438,90 @@ def test_shared_stages_are_the_targets_and_own_stages_are_copies(name):
         close(copied.state_dict(), target.get_submodule(stage).state_dict())
     assert all(p.requires_grad for p in network.parameters())
     assert not any(p.requires_grad for p in target.parameters())
-    assert not any(module.training for module in interpreter.modules())
+    assert {*network.parameters()}.isdisjoint(target.parameters())
+    assert not any(module.training for module in network.modules())
     # of the shared stages there is one: what they give changes with the target
-    before = interpreter(QUERY).maps
+    before = interpreter.network(QUERY).maps
     with torch.no_grad():
         next(iter(target.parameters())).add_(0.5)
         target.get_submodule(names[0]).apply(
             lambda m: m.weight.zero_() if isinstance(m, nn.Conv2d) else None
         )
-    changed = interpreter(QUERY).maps
+    changed = interpreter.network(QUERY).maps
     assert changed.isfinite().all()
     assert not torch.allclose(before, changed)
     with torch.no_grad():
         next(iter(target.parameters())).sub_(0.5)
-    close(interpreter(QUERY).maps, before)
+    close(interpreter.network(QUERY).maps, before)
 
 
 def test_head_width_of_the_target_and_names():
-    interpreter = AMDInterpreter(small_reid_net(), list(NAMES), image_size=SIZE)
+    interpreter = AMDInterpreter(small_reid_net(), list(NAMES), spec=SPEC)
     assert interpreter.attributes == NAMES
-    assert interpreter.image_size == SIZE
+    assert interpreter.spec == SPEC
     assert interpreter.hidden == 8
     assert interpreter.network.head.conv1.in_channels == 64
     assert interpreter.network.head.conv2.out_channels == 4
     assert interpreter.network.head.kappa == 0.25
     assert interpreter.network.prototypes.shape == (2, 4, 64)
-    osnet_of = AMDInterpreter(osnet(), NAMES, image_size=SIZE, hidden=3)
+    osnet_of = AMDInterpreter(osnet(), NAMES, spec=SPEC, hidden=3)
     assert osnet_of.hidden == osnet_of.network.head.conv1.out_channels == 3
     assert osnet_of.network.prototypes.shape == (2, 4, 512)
     assert osnet_of.network.head.conv1.in_channels == 128
 
 
-def test_a_user_s_model_may_name_its_own_stages():
+def test_images_are_those_of_the_model_unless_told():
+    model = small_reid_net()
+    model.input_spec = InputSpec(size=(96, 64))
+    assert AMDInterpreter(model, NAMES).spec == model.input_spec
+    assert AMDInterpreter(model, NAMES, spec=SPEC).spec == SPEC
+    assert AMDInterpreter(own_net(OwnStages), NAMES).spec == InputSpec()
+
+
+def test_a_user_s_model_may_name_its_trainable_stages():
     by_name = interpreter_of(own_net(OwnStages))
     assert by_name.stages == ("late", "last")
-    close(by_name(QUERY), interpreter_of(own_net(), ("late", "last"))(QUERY))
+    by_hand = interpreter_of(own_net(), ("late", "last"))
+    close(by_name.decompose(QUERY), by_hand.decompose(QUERY))
 
 
-def test_train_reaches_own_stages_and_head_alone():
+def test_the_model_keeps_its_modes_and_runs_in_eval_mode():
     target = small_reid_net().train()
-    interpreter = AMDInterpreter(target, NAMES, image_size=SIZE)
-    assert not any(module.training for module in interpreter.modules())
-    untouched = small_reid_net()
+    target.backbone.layer1.eval()
+    before, untouched = state_of(target), small_reid_net()
+    interpreter, expected = (AMDInterpreter(m, NAMES, spec=SPEC) for m in (target, untouched))
+    close(interpreter.network.fingerprint, expected.network.fingerprint)
+    for training in (True, False):
+        interpreter.network.train(training)
+        interpreter.network(QUERY)
+        assert all(module.training == training for module in interpreter.network.modules())
+    assert state_of(target)["modes"] == before["modes"]
     close(target.state_dict(), untouched.state_dict(), rtol=0, atol=0)
-    close(interpreter.fingerprint, AMDInterpreter(untouched, NAMES, image_size=SIZE).fingerprint)
-    assert interpreter.train() is interpreter
-    assert interpreter.training
-    assert all(module.training for module in interpreter.network.modules())
-    assert not any(module.training for module in target.modules())
-    before = copy.deepcopy(target.state_dict())
-    interpreter(QUERY)
-    assert all(torch.equal(v, target.state_dict()[k]) for k, v in before.items())
-    interpreter.eval()
-    assert not any(module.training for module in interpreter.modules())
 
 
 def test_predict_gives_the_label_of_the_nearer_prototype():
     interpreter = made("own")
-    parts = interpreter.attribute(QUERY, GALLERY).distances.new_tensor(
+    parts = interpreter.explain(QUERY, GALLERY).distances.new_tensor(
         [[[0.0, 0.0]] * 4, [[1.0, 1.0]] * 4]
     )
     with pytest.raises(InputError, match="^interpreter: .*prototypes"):
         interpreter.predict(parts)
     interpreter.network.prototypes = torch.tensor([[0.1, 0.0], [0.9, 1.0]])[:, None].expand(2, 4, 2)
     assert interpreter.predict(parts).tolist() == [[1] * 4, [2] * 4]
+
+
+def test_prediction_is_a_plain_loop_and_a_label_that_no_image_had_is_never_the_nearer_one():
+    interpreter = made("own")
+    generator = torch.Generator().manual_seed(0)
+    parts, prototypes = (torch.randn(n, 4, 5, generator=generator) for n in (50, 2))
+    prototypes[0, 0] = prototypes[1, 1] = torch.inf
+    interpreter.network.prototypes = prototypes
+    found = interpreter.predict(parts)
+    distances = [[math.dist(p.tolist(), q.tolist()) for q in prototypes[:, 2]] for p in parts[:, 2]]
+    assert found[:, 2].tolist() == [1 + (first > second) for first, second in distances]
+    assert (found[:, 0] == 2).all()
+    assert (found[:, 1] == 1).all()
+    assert set(found[:, 3].tolist()) == {1, 2}
 
 
 @pytest.mark.parametrize(("attribute", "place"), [("hat", 0), ("boots", 3), (0, 0), (3, 3)])
@@ -343,44 +534,51 @@ def test_index_of_an_attribute(attribute, place):
 
 @every_target
 @pytest.mark.parametrize("training", [False, True])
-def test_attribute_changes_nothing(name, training):
+def test_explaining_changes_nothing(name, training):
     interpreter = made(name)
-    interpreter.train(training)
+    for module in (interpreter.network, interpreter.model):
+        module.train(training)
     interpreter.network.stages[0].eval()
-    last = next(iter(interpreter.target.parameters()))
+    next(iter(interpreter.model.children())).eval()
+    last = next(iter(interpreter.model.parameters()))
     last.grad = torch.ones_like(last)
     query, gallery = QUERY.clone(), GALLERY.clone()
-    before = state_of(interpreter)
+    before = states(interpreter)
     random_state = torch.get_rng_state()
-    in_eval = interpreter.attribute(query, gallery)
-    interpreter.attribute(query, target="hat")
-    assert state_of(interpreter) == before
+    found = interpreter.explain(query, gallery)
+    interpreter.attribute(query, gallery)
+    interpreter.attribute(query, attribute="hat")
+    assert states(interpreter) == before
     assert torch.equal(torch.get_rng_state(), random_state)
     assert torch.equal(query, QUERY)
     assert torch.equal(gallery, GALLERY)
-    close(in_eval, interpreter.eval().attribute(QUERY, GALLERY))
+    interpreter.network.eval()
+    interpreter.model.eval()
+    close(found, interpreter.explain(QUERY, GALLERY))
     assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("where", ["early", "last", "head"])
 def test_an_exception_leaves_nothing_behind(where):
     interpreter = made("own")
-    interpreter.train()
-    before, target = state_of(interpreter), state_of(interpreter.target)
+    interpreter.network.train()
+    interpreter.model.last.train()
+    before = states(interpreter)
 
     def fail(*_args):
         raise RuntimeError("boom")
 
-    handle = getattr(interpreter.target, where).register_forward_hook(fail)
+    for run in (interpreter.decompose, lambda x: interpreter.attribute(x, x)):
+        handle = getattr(interpreter.model, where).register_forward_hook(fail)
+        with pytest.raises(RuntimeError, match="boom"):
+            run(QUERY)
+        handle.remove()
+        assert states(interpreter) == before
+    handle = getattr(interpreter.model, where).register_forward_hook(fail)
     with pytest.raises(RuntimeError, match="boom"):
-        interpreter.attribute(QUERY, GALLERY)
+        interpreter.network(QUERY)
     handle.remove()
-    assert state_of(interpreter) == before
-    handle = getattr(interpreter.target, where).register_forward_hook(fail)
-    with pytest.raises(RuntimeError, match="boom"):
-        interpreter(QUERY)
-    handle.remove()
-    assert state_of(interpreter.target) == target
+    assert state_of(interpreter.model) == before[0]
 
 
 def test_a_stage_that_writes_into_its_input_gets_what_it_had():
@@ -395,9 +593,10 @@ def test_a_stage_that_writes_into_its_input_gets_what_it_had():
     interpreter = interpreter_of(target, ("late", "last"))
     with torch.no_grad():
         shared = target.early(QUERY)
-        expected = interpreter.network(shared)
-        close(interpreter(QUERY).maps, expected)
-        left_behind = interpreter.network(target.early(QUERY) ** 2)
+        network = interpreter.network
+        expected = network.head(network.stages(shared))
+        close(network(QUERY).maps, expected)
+        left_behind = network.head(network.stages(target.early(QUERY) ** 2))
     assert (expected - left_behind).abs().max() > 0.01
 
 
@@ -414,12 +613,12 @@ def test_a_file_gives_the_same_interpreter(name, dtype, tolerance, tmp_path):
     interpreter.save(path, dtype=dtype)
     target = TARGETS[name][0]()
     loaded = AMDInterpreter.load(path, target)
-    assert loaded.target is target
+    assert loaded.model is target
     assert loaded.attributes == NAMES
     assert loaded.stages == interpreter.stages
     assert loaded.hidden == interpreter.hidden
-    assert loaded.image_size == SIZE
-    assert not any(module.training for module in loaded.modules())
+    assert loaded.spec == SPEC
+    assert not any(module.training for module in loaded.network.modules())
     expected = interpreter.network.state_dict()
     for key, value in loaded.network.state_dict().items():
         exact = tolerance == 0 or value.dim() < 2 or key == "prototypes"
@@ -433,7 +632,7 @@ def test_a_file_gives_the_same_interpreter(name, dtype, tolerance, tmp_path):
         for key, value in load_file(path).items()
     )
     assert load_file(path)["prototypes"].dtype == torch.float32
-    found, before = loaded.attribute(QUERY, GALLERY), interpreter.attribute(QUERY, GALLERY)
+    found, before = loaded.explain(QUERY, GALLERY), interpreter.explain(QUERY, GALLERY)
     for value, was in zip(found, before, strict=True):
         assert (value - was).abs().max() <= tolerance * was.abs().max()
 
@@ -445,7 +644,14 @@ def test_a_file_has_nothing_of_the_target(tmp_path):
         keys = set(file.keys())
         settings = json.loads(file.metadata()["amd_interpreter"])
     assert keys == {*interpreter.network.state_dict(), "target_fingerprint"}
-    assert set(settings) == {"attributes", "stages", "hidden", "image_size"}
+    assert set(settings) == {"attributes", "stages", "hidden", "input_spec"}
+    assert settings["input_spec"] == SPEC.to_json()
+
+
+@pytest.mark.parametrize("place", ["absent/it.safetensors", "."])
+def test_a_file_that_cannot_be_written_is_named(place, tmp_path):
+    with pytest.raises(InputError, match="^path: .*can be written"):
+        made("own").save(tmp_path / place)
 
 
 class Indexed(nn.Module):
@@ -479,6 +685,17 @@ def saved(tmp_path_factory):
     return path
 
 
+def test_a_file_of_before_input_specs_is_read(saved, tmp_path):
+    with safe_open(saved, "pt") as file:
+        settings = json.loads(file.metadata()["amd_interpreter"])
+    del settings["input_spec"]
+    metadata = {"amd_interpreter": json.dumps({**settings, "image_size": SIZE})}
+    save_file(load_file(saved), tmp_path / "old", metadata)
+    old, new = (AMDInterpreter.load(path, small_reid_net()) for path in (tmp_path / "old", saved))
+    assert old.spec == new.spec == SPEC
+    close(old.explain(QUERY, GALLERY), new.explain(QUERY, GALLERY))
+
+
 def changed(scale: float) -> nn.Module:
     target = small_reid_net()
     with torch.no_grad():
@@ -487,13 +704,13 @@ def changed(scale: float) -> nn.Module:
 
 
 def test_a_target_with_other_weights_is_refused(saved):
-    with pytest.raises(InputError, match=r"^target: got embeddings .* % away"):
+    with pytest.raises(InputError, match=r"^model: got embeddings .* % away"):
         AMDInterpreter.load(saved, changed(1.3))
     AMDInterpreter.load(saved, changed(1.0001))
 
 
 def test_a_target_whose_embeddings_are_no_numbers_is_refused(saved):
-    with pytest.raises(InputError, match=r"^target: "):
+    with pytest.raises(InputError, match=r"^model: "):
         AMDInterpreter.load(saved, changed(float("nan")))
 
 
@@ -501,8 +718,8 @@ def test_a_target_whose_embeddings_are_no_numbers_is_refused(saved):
     ("target", "message"),
     [
         (osnet, "^stages: "),
-        (lambda: build_model("resnet18", width=0.25), r"^target: got embeddings of 128, .* of 64"),
-        (lambda: build_model("resnet34", width=0.125), "^target: "),
+        (lambda: build_model("resnet18", width=0.25), r"^model: got embeddings of 128, .* of 64"),
+        (lambda: build_model("resnet34", width=0.125), "^model: "),
     ],
 )
 def test_a_target_of_another_architecture_is_refused(saved, target, message):
@@ -573,14 +790,14 @@ class PlainSeam:
     "target", [nn.Linear(3, 2), WithoutEmbed(), PlainSeam(), None, "resnet50"], ids=repr
 )
 def test_a_target_without_the_seam_is_refused(target):
-    with pytest.raises(InputError, match=r"^target: .*features\(x\) and embed\(features\)"):
-        AMDInterpreter(target, NAMES, ("late",), image_size=SIZE)
+    with pytest.raises(InputError, match=r"^model: .*features\(x\) and embed\(features\)"):
+        AMDInterpreter(target, NAMES, ("late",), spec=SPEC)
 
 
 @pytest.mark.parametrize("names", [(), ("hat", "bag", "hat"), "hat"])
 def test_attributes_are_different_names(names):
     with pytest.raises(InputError, match="^attributes: .* different names, at least one"):
-        AMDInterpreter(own_net(), names, ("late", "last"), image_size=SIZE)
+        AMDInterpreter(own_net(), names, ("late", "last"), spec=SPEC)
 
 
 class Twice(OwnNet):
@@ -618,7 +835,7 @@ class Between(OwnNet):
 def test_stages_are_the_last_ones_and_chain(kind, stages, message):
     target = own_net(kind)
     with pytest.raises(InputError, match=f"^stages: .*{message}"):
-        AMDInterpreter(target, NAMES, stages, image_size=SIZE)
+        AMDInterpreter(target, NAMES, stages, spec=SPEC)
     assert not any(module._forward_hooks for module in target.modules())
     assert not any(module._forward_pre_hooks for module in target.modules())
 
@@ -639,23 +856,33 @@ NAN[1, 0, 3, 3] = torch.nan
         ("image.jpg", GALLERY, {}, "query"),
         (QUERY, None, {}, "gallery"),
         (QUERY, GALLERY[:2], {}, "gallery"),
-        (QUERY, GALLERY[:1], {}, "gallery"),
-        (QUERY, None, {"target": "cap"}, "target"),
-        (QUERY, None, {"target": 4}, "target"),
-        (QUERY, None, {"target": -1}, "target"),
-        (QUERY, None, {"target": [0, 1]}, "target"),
-        (NAN, None, {"target": 0}, "query"),
+        (QUERY, GALLERY[:0], {}, "gallery"),
         (QUERY, GALLERY, {"interpolate_mode": "area"}, "interpolate_mode"),
     ],
 )
 def test_bad_arguments_are_named(query, gallery, options, argument):
     with pytest.raises(InputError, match=f"^{argument}: "):
+        made("own").explain(query, gallery, **options)
+    argument = {"query": "inputs", "gallery": "references"}.get(argument, argument)
+    with pytest.raises(InputError, match=f"^{argument}: "):
         made("own").attribute(query, gallery, **options)
+
+
+@pytest.mark.parametrize("attribute", ["cap", 4, -1, [0, 1]])
+def test_an_attribute_it_does_not_have_is_refused(attribute):
+    with pytest.raises(InputError, match="^attribute: "):
+        made("own").attribute(QUERY, attribute=attribute)
+
+
+@pytest.mark.parametrize("references", [torch.ones(3, 5), "photo.jpg", (QUERY, QUERY)])
+def test_references_are_images(references):
+    with pytest.raises(InputError, match="^references: "):
+        made("own").attribute(QUERY, references)
 
 
 def test_an_unknown_attribute_is_answered_with_the_known_ones():
     with pytest.raises(InputError, match="got 'cap', expected one of 'hat', 'bag', 'upred'"):
-        made("own").attribute(QUERY, target="cap")
+        made("own").attribute(QUERY, attribute="cap")
 
 
 @pytest.mark.parametrize("between", [torch.relu_, torch.relu])

@@ -18,9 +18,8 @@ from reid_explain.amd.decomposition import (
     attribute_distances,
     attribute_features,
     contributions,
-    nearest_prototype,
 )
-from reid_explain.amd.network import AttributeHead, AttributeNetwork, pepu
+from reid_explain.amd.network import AMDNetwork, AttributeHead, pepu
 from reid_explain.models.pooling import (
     GeneralizedMeanPool,
     GlobalAveragePool,
@@ -121,22 +120,44 @@ def test_numbers_of_the_head_are_at_least_1(name, value):
         AttributeHead(**arguments)
 
 
+class ConvNet(nn.Module):
+    """Two stages and a pooled embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 5, 3, stride=2), nn.Conv2d(5, 4, 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+    def embed(self, features: Tensor) -> Tensor:
+        return features.mean((2, 3))
+
+
 def test_network_runs_its_stages_and_the_head():
-    stages = [nn.Conv2d(3, 4, 3, stride=2), nn.Tanh()]
-    network = AttributeNetwork(stages, AttributeHead(4, 3), width=7)
+    model = ConvNet()
+    network = AMDNetwork(model, ["second"], 3, image_size=(9, 9))
     x = randn(2, 3, 9, 9).float()
-    close(network(x), network.head(stages[1](stages[0](x))))
-    assert network(x).shape == (2, 3, 4, 4)
+    found = network(x)
+    close(found.maps, network.head(model.second(model.first(x))))
+    assert found.maps.shape == (2, 3, 4, 4)
+    close(found.embeddings, model.embed(model.features(x)))
+    products = model.features(x)[:, None] * found.maps[:, :, None]
+    close(found.parts, products.mean((3, 4)))
 
 
-def test_network_keeps_prototypes_and_frequencies_with_its_weights():
-    network = AttributeNetwork([nn.Identity()], AttributeHead(4, 3), width=7)
+def test_network_owns_what_is_trained_and_keeps_prototypes_and_frequencies_with_it():
+    model = ConvNet()
+    network = AMDNetwork(model, ["second"], 3, image_size=(9, 9))
     state = network.state_dict()
-    assert state["prototypes"].shape == (2, 3, 7)
+    assert {key.partition(".")[0] for key in state} == {
+        *("stages", "head", "prototypes", "frequencies")
+    }
+    assert state["prototypes"].shape == (2, 3, 4)
     assert state["frequencies"].shape == (3,)
     assert state["prototypes"].isnan().all()
     assert state["frequencies"].isnan().all()
-    assert not any("prototypes" in name for name, _ in network.named_parameters())
+    assert {name.partition(".")[0] for name, _ in network.named_parameters()} == {"stages", "head"}
 
 
 # Pooling
@@ -358,29 +379,3 @@ def test_contributions_sum_to_1(distances):
     shares = contributions(double([distances]))
     assert (shares >= 0).all()
     assert shares.sum().item() == pytest.approx(1, abs=1e-12)
-
-
-def test_nearest_prototype_is_a_plain_loop():
-    parts, prototypes = randn(6, 4, 3), randn(2, 4, 3, seed=1)
-    expected = [
-        [
-            1
-            if math.dist(image[k].tolist(), prototypes[0, k].tolist())
-            < math.dist(image[k].tolist(), prototypes[1, k].tolist())
-            else 2
-            for k in range(4)
-        ]
-        for image in parts
-    ]
-    found = nearest_prototype(parts, prototypes)
-    assert found.tolist() == expected
-    assert set(found.flatten().tolist()) == {1, 2}
-
-
-def test_a_label_that_no_image_had_is_never_the_nearer_one():
-    prototypes = randn(2, 3, 4)
-    prototypes[0, 0] = prototypes[1, 1] = torch.inf
-    labels = nearest_prototype(randn(50, 3, 4, seed=1), prototypes)
-    assert (labels[:, 0] == 2).all()
-    assert (labels[:, 1] == 1).all()
-    assert set(labels[:, 2].tolist()) == {1, 2}

@@ -11,14 +11,15 @@ from safetensors.torch import load_file
 
 from reid_explain import InputError
 from reid_explain.amd import AMDInterpreter, AMDLoss, Decomposed, pair_labels, trainer
-from reid_explain.amd.trainer import Recipe, pair_terms, split_records, train_interpreter
+from reid_explain.amd.recipe import Recipe
+from reid_explain.amd.trainer import pair_terms, split_records, train_interpreter
 from reid_explain.datasets.attributes import record_labels
-from reid_explain.datasets.images import to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
+from reid_explain.inputs import InputSpec
 from reid_explain.models.reid import ReIDNet
 from reid_explain.training.loop import TrainingLoop
 
-SIZE = (64, 32)
+SPEC = InputSpec(size=(64, 32))
 RECIPE = Recipe(
     epochs=3,
     images_per_epoch=24,
@@ -42,7 +43,7 @@ def target():
 
 def untrained(target, world):
     torch.manual_seed(1)
-    return AMDInterpreter(target, world.attribute_names, image_size=SIZE)
+    return AMDInterpreter(target, world.attribute_names, spec=SPEC)
 
 
 def train(target, world, folder, recipe=RECIPE, **options):
@@ -96,7 +97,7 @@ def test_a_training_changes_the_interpreter_and_nothing_of_the_target(target, wo
     assert same(before, target.state_dict())
     assert [parameter.requires_grad for parameter in target.parameters()] == flags
     assert all(parameter.grad is None for parameter in target.parameters())
-    assert not interpreter.training
+    assert not interpreter.network.training
     changed = {key.split(".")[0] for key in start if not torch.equal(start[key], end[key])}
     assert changed == {"stages", "head", "prototypes", "frequencies"}
     assert len(log) == 3
@@ -164,7 +165,7 @@ def test_workers_do_not_change_the_result_and_the_seed_does(trained, target, wor
 
 def test_prototypes_are_the_means_of_each_label(trained, world):
     interpreter = trained[0]
-    images = torch.stack([to_tensor(world.load(record), SIZE) for record in world.train])
+    images = torch.stack([SPEC.to_tensor(world.load(record)) for record in world.train])
     labels = record_labels(world, world.train, world.attribute_names)
     parts = interpreter.decompose(images).parts
     for value in (1, 2):
@@ -191,7 +192,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_training(target, world, tmp_
     def told(step, loader):
         assert not step.training
         assert len({r for r in loader.dataset.labels}) == len(loader.dataset)
-        kept.append(weights(step.interpreter))
+        kept.append({k: v.clone() for k, v in step.network.state_dict().items()})
         return next(losses)
 
     monkeypatch.setattr(trainer, "validation_loss", told)
@@ -202,9 +203,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_training(target, world, tmp_
     trained_parts = [key for key in end if key.split(".")[0] in ("stages", "head")]
     assert all(torch.equal(end[key], kept[1][key]) for key in trained_parts)
     last = load_file(tmp_path / "checkpoint" / "0004" / "model.safetensors")
-    assert all(
-        torch.equal(last[f"interpreter.network.{key}"], kept[3][key]) for key in trained_parts
-    )
+    assert all(torch.equal(last[f"network.{key}"], kept[3][key]) for key in trained_parts)
     # Once more on the finished run: nothing is trained, the same epoch is the best.
     again, _ = train(target, world, tmp_path, recipe)
     assert same(weights(again), end)
@@ -236,6 +235,6 @@ def test_what_cannot_be_trained(target, world, tmp_path):
             train(target, world, tmp_path / "a", recipe)
     with pytest.raises(InputError, match="labels: got 8 identities, expected at least 9"):
         train(target, world, tmp_path / "b", Recipe(**{**RECIPE.__dict__, "identities": 9}))
-    other = AMDInterpreter(target, ["beard", "glasses"], image_size=SIZE)
+    other = AMDInterpreter(target, ["beard", "glasses"], spec=SPEC)
     with pytest.raises(InputError, match="without labels of beard, glasses"):
         train_interpreter(other, world, tmp_path / "c", RECIPE)

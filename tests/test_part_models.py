@@ -15,6 +15,7 @@ from reid_explain import (
     GradFAM,
     GradRAM,
     InputError,
+    InputSpec,
     ScoreCAM,
     ScoreFAM,
 )
@@ -435,15 +436,15 @@ def test_the_interpreter_splits_what_a_part_network_embeds(name, size):
     """f^k = embed(F x A^k), through the user's seam alone."""
     torch.manual_seed(0)
     model, x = NETS[name](), images(2, size)
-    interpreter = AMDInterpreter(model, ("hat", "bag", "upred"), image_size=size).double()
-    result = interpreter(x)
-    features, shared = interpreter.target_features(x)
+    interpreter = AMDInterpreter(model, ("hat", "bag", "upred"), spec=InputSpec(size))
+    result = interpreter.network(x)
+    features, shared = interpreter.network.target_features(x)
     maps = interpreter.network.head(interpreter.network.stages(shared))
     close(result.maps, maps)
     expected = [model.embed(features * maps[:, k : k + 1]) for k in range(3)]
     close(result.parts, torch.stack(expected, dim=1))
     close(result.embeddings, model(x))
-    explanation = interpreter.attribute(x[:1], x[1:])
+    explanation = interpreter.explain(x[:1], x[1:])
     assert explanation.query_maps.shape == (1, 3, *size)
     close(explanation.contributions.sum(1), torch.ones(1, dtype=torch.float64))
     close(explanation.distance, (model(x[:1]) - model(x[1:])).norm(dim=1))
@@ -454,12 +455,12 @@ def test_an_interpreter_of_a_part_network_learns(name):
     torch.manual_seed(0)
     model = NETS[name]().requires_grad_(False)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    interpreter = AMDInterpreter(model, ("hat", "bag", "upred"), image_size=SIZE).double()
+    interpreter = AMDInterpreter(model, ("hat", "bag", "upred"), spec=InputSpec(SIZE))
     labels = torch.tensor([[1, 2, 1], [2, 2, 1], [1, 1, 2]])
     optimizer = torch.optim.Adam(interpreter.network.parameters(), 1e-3)
     losses = []
     for _ in range(6):
-        loss = sum(pair_terms(interpreter(X), labels, AMDLoss()).values())
+        loss = sum(pair_terms(interpreter.network(X), labels, AMDLoss()).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -22,6 +22,7 @@ from reid_explain import (
     GradFAM,
     GradRAM,
     InputError,
+    InputSpec,
     ScoreFAM,
 )
 from reid_explain.capture import capture, find_layer
@@ -224,14 +225,14 @@ def test_interpreters_own_the_last_stages(name, stages):
     model = made(name)
     own = [stage for stage in model.trainable_stages if not stage.startswith("net.blocks.3.1")]
     assert own == [*stages, "last_map"]
-    interpreter = AMDInterpreter(model, ["hat", "bag"], image_size=(64, 32))
+    interpreter = AMDInterpreter(model, ["hat", "bag"], spec=InputSpec((64, 32)))
     embeddings, parts, maps = interpreter.decompose(X)
     torch.testing.assert_close(embeddings, model(X))
     features = model.features(X)
     assert maps.shape == (3, 2, *features.shape[2:])
     one_by_one = [model.embed(features * maps[:, k : k + 1]) for k in range(2)]
     torch.testing.assert_close(parts, torch.stack(one_by_one, 1), rtol=1e-3, atol=1e-5)
-    explanation = interpreter.attribute(X, X.flip(0))
+    explanation = interpreter.explain(X, X.flip(0))
     assert explanation.query_maps.shape == (3, 2, 64, 32)
 
 
@@ -251,7 +252,7 @@ def test_interpreters_leave_out_what_does_not_lead_to_the_map(monkeypatch):
 
 def test_interpreters_need_a_map_that_stages_make(monkeypatch):
     with pytest.raises(InputError, match="target: got a VisionTransformer, which gives tokens"):
-        AMDInterpreter(made("test_vit"), ["hat"], image_size=(64, 32))
+        AMDInterpreter(made("test_vit"), ["hat"], spec=InputSpec((64, 32)))
     model = made("test_resnet")
     forward_features = model.net.forward_features
     monkeypatch.setattr(model.net, "forward_features", lambda x: forward_features(x) * 2)

@@ -16,6 +16,7 @@ from reid_explain import (
     GradFAM,
     GradRAM,
     InputError,
+    InputSpec,
     Random,
     ScoreCAM,
     ScoreFAM,
@@ -235,7 +236,7 @@ def test_ram_where_the_embedding_is_the_mean_of_the_patches():
 
 def test_interpreters_need_maps(model):
     with pytest.raises(InputError, match="target: got a .*, which gives tokens, expected"):
-        AMDInterpreter(model.net, ["hat"], image_size=model.size)
+        AMDInterpreter(model.net, ["hat"], spec=InputSpec(model.size))
 
 
 # Why not the last block

@@ -4,20 +4,14 @@
 extra) train it; ``evaluate`` says how faithful it is. Chen et al., ICCV 2021.
 """
 
-from reid_explain.amd.evaluation import DecomposedRecords, Evaluation, evaluate
-from reid_explain.amd.interpreter import AMDInterpreter, Decomposed, PairExplanation
-from reid_explain.amd.loss import AMDLoss, PairLabels, pair_labels
-from reid_explain.amd.records import decompose_records
-
-__all__ = [
-    "AMDInterpreter",
-    "AMDLoss",
-    "Decomposed",
-    "DecomposedRecords",
-    "Evaluation",
-    "PairExplanation",
-    "PairLabels",
-    "decompose_records",
-    "evaluate",
-    "pair_labels",
-]
+from reid_explain.amd.evaluation import DecomposedRecords as DecomposedRecords
+from reid_explain.amd.evaluation import Evaluation as Evaluation
+from reid_explain.amd.evaluation import decompose_records as decompose_records
+from reid_explain.amd.evaluation import evaluate as evaluate
+from reid_explain.amd.interpreter import AMDInterpreter as AMDInterpreter
+from reid_explain.amd.interpreter import PairExplanation as PairExplanation
+from reid_explain.amd.loss import AMDLoss as AMDLoss
+from reid_explain.amd.loss import PairLabels as PairLabels
+from reid_explain.amd.loss import pair_labels as pair_labels
+from reid_explain.amd.network import AMDNetwork as AMDNetwork
+from reid_explain.amd.network import Decomposed as Decomposed

@@ -1,38 +1,93 @@
 """How faithful an interpreter is to its target, and how well it ranks attributes (AMD, 4.3).
 
-The gallery is streamed: of each block only the distances of its pairs stay.
+The gallery is streamed: only the distances of its pairs are kept of each block.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
 from reid_explain.amd.decomposition import all_distances
 from reid_explain.amd.loss import PairLabels, pair_labels
+from reid_explain.datasets.attributes import record_labels
+from reid_explain.datasets.records import Record, RecordDataset, ReIDDataset, Role
 from reid_explain.errors import InputError
 from reid_explain.metrics.attributes import disagreement, random_precision, ranked_precision
-from reid_explain.metrics.embedding import Embedded
-from reid_explain.metrics.intervals import Interval, bootstrap_mean
-from reid_explain.metrics.retrieval import RetrievalSummary, ranks_by_distance, summarize
+from reid_explain.retrieval import Embedded, RetrievalSummary, ranks_by_distance, summarize
+from reid_explain.statistics import Interval, bootstrap_ratio
 
 QUERY_BLOCK = 256
 
 
 class DecomposedRecords(NamedTuple):
-    """What an interpreter made of N images, with what is known of them.
+    """N decomposed images, with what is known of them.
 
-    ``embedded``: the target's embeddings (N, D), identities and cameras (N,);
+    ``embedded``: the model's embeddings (N, D), identities, cameras and roles (N,);
     ``parts``: f^k, (N, M, D);
     ``labels``: true attributes (N, M), 1 or 2, and 0 where unknown, as for distractors;
-    ``predicted``: the interpreter's own idea of them, (N, M).
+    ``predicted``: the interpreter's prediction of them, (N, M).
     """
 
     embedded: Embedded
     parts: Tensor
     labels: Tensor
     predicted: Tensor
+
+    def rows(self, index: Tensor | slice) -> "DecomposedRecords":
+        """Return the records that ``index`` (indices, bool or a slice) picks."""
+        return DecomposedRecords(self.embedded.rows(index), *(part[index] for part in self[1:]))
+
+    def without_parts(self) -> "DecomposedRecords":
+        """Return the records without their attribute-guided features, which fill the memory."""
+        return self._replace(parts=self.parts.new_empty(len(self.parts), 0, 0))
+
+    @classmethod
+    def joined(cls, name: str, blocks: Iterable["DecomposedRecords"]) -> "DecomposedRecords":
+        """Return all blocks in one; ``name`` is the argument that holds them."""
+        if not (blocks := list(blocks)):
+            raise InputError(name, "no image", "at least one")
+        embedded, *columns = zip(*blocks, strict=True)
+        return cls(Embedded.concatenated(embedded), *map(torch.cat, columns))
+
+
+def decompose_records(
+    interpreter: Any,
+    dataset: ReIDDataset,
+    records: Sequence[Record],
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    description: str = "decompose",
+) -> Iterator[DecomposedRecords]:
+    """Decompose ``records`` in blocks of at most ``batch_size``, on the CPU, with a progress bar.
+
+    Args:
+        interpreter: a trained ``AMDInterpreter``.
+        dataset: loads the images and knows the attributes, which are matched by name: those
+            that it does not label are unknown.
+        records: which images, in this order.
+        batch_size: images per block.
+        workers: processes that load images; 0 loads in this one.
+        description: of the bar.
+
+    Raises:
+        InputError: no record, an image that cannot be read, or an identity without labels.
+    """
+    if not records:
+        raise InputError("records", "none", "at least one record")
+    labels = record_labels(dataset, records, interpreter.attributes)
+    images_of = RecordDataset(dataset, records, interpreter.spec)
+    loader = DataLoader(images_of, batch_size, num_workers=workers)
+    for number, (images, _, _) in enumerate(tqdm(loader, desc=description, unit="batch")):
+        rows = slice(number * batch_size, (number + 1) * batch_size)
+        embeddings, parts, _ = interpreter.decompose(images)
+        predicted = interpreter.predict(parts).cpu()
+        embedded = Embedded.of(embeddings.cpu(), records[rows])
+        yield DecomposedRecords(embedded, parts.cpu(), labels[rows], predicted)
 
 
 class AttributeRanking(NamedTuple):
@@ -44,31 +99,30 @@ class AttributeRanking(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """The figures of the paper's tables 1 to 3 and the floors beside them.
+    """The results of the paper's tables 1 to 3, and the floors beside them.
 
     ``adre``: average distance reconstruction error, percent;
-    ``bias``: mean of (d̂ - d) / d, percent: how much of that error all pairs have in common;
-    ``target``, ``reconstructed``: retrieval with d and with d̂;
-    ``reweighted``, ``oracle``: retrieval with equation 12, where the exclusive attributes are
-    predicted, and where they are read off the labels of the test identities;
+    ``bias``: mean of (d̂ - d) / d, percent: the part of that error that all pairs share;
     ``exclusive``, ``common``: X-mAP_e and X-mAP_c;
-    ``pairs``: how many pairs the X-mAP are means of;
+    ``pairs``: number of pairs that the X-mAP average;
     ``accuracy``: balanced accuracy of the predicted attributes, (M,), percent, NaN where the
     test identities do not have both labels;
-    ``ranks``: of each query's matches, by the name of the retrieval, for figures per query.
+    ``identities``: of the queries, (Q,);
+    ``ranks``: of each query's matches, by what ranks the gallery: ``"target"`` d,
+    ``"reconstructed"`` d̂, ``"reweighted"`` equation 12 with predicted exclusive attributes,
+    ``"oracle"`` equation 12 with those of the labels of the test identities;
+    ``retrieval``: CMC and mAP of each of these.
     """
 
     adre: Interval
     bias: Interval
-    target: RetrievalSummary
-    reconstructed: RetrievalSummary
-    reweighted: RetrievalSummary
-    oracle: RetrievalSummary
     exclusive: AttributeRanking
     common: AttributeRanking
     pairs: int
     accuracy: Tensor
+    identities: Tensor
     ranks: dict[str, list[Tensor]]
+    retrieval: dict[str, RetrievalSummary]
 
 
 def evaluate(
@@ -82,14 +136,15 @@ def evaluate(
 
     The average distance reconstruction error is the mean of ``|d - d̂| / d`` over all pairs with
     d > 0. The X-mAP are means over the pairs of different identities that differ in an attribute;
-    distractors have no labels and stay out of them. Intervals are bootstrapped over queries.
+    distractors have no labels and stay out of them. Intervals are bootstrapped over the
+    identities of the queries, sums and numbers of pairs together.
 
     Memory: the attribute-guided features of all queries twice, those of one gallery block, and
     four float32 numbers per pair.
 
     Args:
         query: blocks of the query images.
-        gallery: blocks of the gallery images, in any sizes; junk is left out.
+        gallery: blocks of the gallery images, of any sizes; junk is left out.
         frequencies: share of the training identities that have each attribute, (M,), for the
             fixed order.
         gamma: weight of the largest exclusive distance in equation 12, 1 in the paper.
@@ -99,157 +154,109 @@ def evaluate(
 
     Source: AMD (Chen et al., ICCV 2021), section 4.3 and equation 12.
     """
-    asked, features = gather(query)
+    queries = DecomposedRecords.joined("query", query)
+    features = queries.parts.transpose(0, 1)
     center = features.mean(dim=1, keepdim=True)
-    features -= center
-    sums = PairSums(len(asked.labels))
-    columns: list[PairColumns] = []
-    kept: list[Known] = []
-    for block in map(without_junk, gallery):
-        columns.append(compare(asked, features, block, center, sums))
-        kept.append(Known(block.embedded, block.labels, block.predicted))
-    if not columns:
-        raise InputError("gallery", "no image", "at least one")
-    found = Known.joined(kept)
-    d, reconstructed, predicted, oracle = side_by_side(columns)
-
-    def ranks_of(distances: Tensor) -> list[Tensor]:
-        return ranks_by_distance(distances, asked.embedded, found.embedded)
-
+    features, queries = features - center, queries.without_parts()
+    means = PairMeans(queries.embedded.identities)
+    columns, known = [], []
+    for block in gallery:
+        block = block.rows(block.embedded.roles != Role.JUNK.value)
+        known.append(block.without_parts())
+        parts = block.parts.transpose(0, 1) - center
+        compared = []
+        for start in range(0, len(queries.labels), QUERY_BLOCK):
+            rows = slice(start, start + QUERY_BLOCK)
+            pairs = compare(queries.rows(rows), features[:, rows], known[-1], parts)
+            means.add(rows, pairs)
+            compared.append(pairs[:4])
+        columns.append([torch.cat(part) for part in zip(*compared, strict=True)])
+    images = DecomposedRecords.joined("gallery", known)
+    d, reconstructed, predicted, oracle = (torch.cat(p, 1) for p in zip(*columns, strict=True))
+    distances = {"target": d, "reconstructed": reconstructed}
+    distances |= {"reweighted": d + gamma * predicted, "oracle": d + gamma * oracle}
     ranks = {
-        "target": ranks_of(d),
-        "reconstructed": ranks_of(reconstructed),
-        "reweighted": ranks_of(d + gamma * predicted),
-        "oracle": ranks_of(d + gamma * oracle),
+        name: ranks_by_distance(values, queries.embedded, images.embedded)
+        for name, values in distances.items()
     }
-    exclusive, common = floors(asked, found, disagreement(frequencies))
+    exclusive, common = floors(queries, images, disagreement(frequencies))
+    both = DecomposedRecords.joined("query", [queries, images])
     return Evaluation(
-        adre=sums.mean("error"),
-        bias=sums.mean("bias"),
-        target=summarize(ranks["target"]),
-        reconstructed=summarize(ranks["reconstructed"]),
-        reweighted=summarize(ranks["reweighted"]),
-        oracle=summarize(ranks["oracle"]),
-        exclusive=AttributeRanking(sums.mean("exclusive"), *exclusive),
-        common=AttributeRanking(sums.mean("common"), *common),
-        pairs=int(sums.counts["exclusive"].sum()),
-        accuracy=balanced_accuracy(
-            torch.cat([asked.predicted, found.predicted]), torch.cat([asked.labels, found.labels])
-        ),
+        adre=means.of("error"),
+        bias=means.of("bias"),
+        exclusive=AttributeRanking(means.of("exclusive"), *exclusive),
+        common=AttributeRanking(means.of("common"), *common),
+        pairs=int(means.counts["exclusive"].sum()),
+        accuracy=balanced_accuracy(both.predicted, both.labels),
+        identities=queries.embedded.identities,
         ranks=ranks,
+        retrieval={name: summarize(rows) for name, rows in ranks.items()},
     )
 
 
-class Known(NamedTuple):
-    """What stays of a block: everything but the attribute-guided features."""
+class Pairs(NamedTuple):
+    """Every query with every image of a block, (Q, G) each; NaN where undefined.
 
-    embedded: Embedded
-    labels: Tensor
-    predicted: Tensor
-
-    @classmethod
-    def joined(cls, parts: Sequence["Known"]) -> "Known":
-        """Return the blocks as one."""
-        embedded, labels, predicted = zip(*parts, strict=True)
-        columns = (torch.cat(column) for column in zip(*embedded, strict=True))
-        return cls(Embedded(*columns), torch.cat(labels), torch.cat(predicted))
-
-
-class PairColumns(NamedTuple):
-    """Of every query and the images of one block, (Q, G): d, d̂ and the largest exclusive d^e."""
+    d, d̂, the largest d^e over predicted and over true exclusive attributes; |d - d̂| / d and
+    (d̂ - d) / d; the AP of the exclusive and of the common attributes.
+    """
 
     distance: Tensor
     reconstructed: Tensor
     predicted: Tensor
     oracle: Tensor
-
-
-def side_by_side(columns: list[PairColumns]) -> PairColumns:
-    """Return the blocks of the gallery as one, and empty the list: nothing is held twice."""
-    parts = [list(part) for part in zip(*columns, strict=True)]
-    columns.clear()
-    return PairColumns(*(torch.cat(parts.pop(0), dim=1) for _ in PairColumns._fields))
-
-
-class PairSums:
-    """Sums over pairs, kept apart by query."""
-
-    def __init__(self, queries: int) -> None:
-        names = ("error", "bias", "exclusive", "common")
-        self.sums = {name: torch.zeros(queries, dtype=torch.float64) for name in names}
-        self.counts = {name: torch.zeros(queries, dtype=torch.float64) for name in names}
-
-    def add(self, name: str, rows: slice, values: Tensor) -> None:
-        """Add values (Q, G), except NaN, to the queries of ``rows``."""
-        self.sums[name][rows] += values.double().nansum(1).cpu()
-        self.counts[name][rows] += (~values.isnan()).sum(1).cpu()
-
-    def mean(self, name: str) -> Interval:
-        """Return the mean over all pairs, in percent, with an interval over the queries."""
-        count = self.counts[name].sum()
-        if not count:
-            return Interval(float("nan"), float("nan"), float("nan"))
-        # The mean of these values over the queries is the mean over the pairs.
-        return bootstrap_mean(100 * self.sums[name] * len(self.sums[name]) / count)
-
-
-def gather(query: Iterable[DecomposedRecords]) -> tuple[Known, Tensor]:
-    """Return what is known of all queries, and their features as (M, Q, D)."""
-    known, features = [], []
-    for block in query:
-        known.append(Known(block.embedded, block.labels, block.predicted))
-        features.append(block.parts.transpose(0, 1))
-    if not known:
-        raise InputError("query", "no image", "at least one")
-    return Known.joined(known), torch.cat(features, dim=1)
-
-
-def without_junk(block: DecomposedRecords) -> DecomposedRecords:
-    """Return the images of a block that belong to somebody."""
-    kept = block.embedded.identities >= 0
-    embedded = Embedded(*(column[kept] for column in block.embedded))
-    return DecomposedRecords(embedded, *(column[kept] for column in block[1:]))
+    error: Tensor
+    bias: Tensor
+    exclusive: Tensor
+    common: Tensor
 
 
 def compare(
-    asked: Known, features: Tensor, block: DecomposedRecords, center: Tensor, sums: PairSums
-) -> PairColumns:
-    """Compare every query with one block of the gallery, and add to the sums."""
-    theirs = block.parts.transpose(0, 1) - center
-    parts = []
-    for start in range(0, len(asked.labels), QUERY_BLOCK):
-        rows = slice(start, start + QUERY_BLOCK)
-        # From differences: of one image twice it is exactly 0, and the error has no meaning.
-        distance = all_distances(asked.embedded.embeddings[rows], block.embedded.embeddings)
-        each = product_distances(features[:, rows], theirs).permute(1, 2, 0)
-        columns = PairColumns(
-            distance,
-            each.sum(2),
-            largest_exclusive(each, labels_of_pairs(asked.predicted[rows], block.predicted)),
-            largest_exclusive(each, labels_of_pairs(asked.labels[rows], block.labels)),
-        )
-        parts.append(columns)
-        excess = (columns.reconstructed - distance) / distance
-        excess = excess.masked_fill(distance == 0, torch.nan)
-        sums.add("error", rows, excess.abs())
-        sums.add("bias", rows, excess)
-        other = asked.embedded.identities[rows, None] != block.embedded.identities
-        precision = pair_precision(each, labels_of_pairs(asked.labels[rows], block.labels))
-        for name, values in zip(("exclusive", "common"), precision, strict=True):
-            sums.add(name, rows, values.masked_fill(~other, torch.nan))
-    return PairColumns(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    query: DecomposedRecords, query_parts: Tensor, gallery: DecomposedRecords, parts: Tensor
+) -> Pairs:
+    """Compare queries with gallery images, whose centered f^k are (M, Q, D) and (M, G, D)."""
+    # From differences: of one image twice it is exactly 0, and the error has no meaning.
+    distance = all_distances(query.embedded.embeddings, gallery.embedded.embeddings)
+    each = product_distances(query_parts, parts).permute(1, 2, 0)
+    reconstructed = each.sum(2)
+    bias = ((reconstructed - distance) / distance).masked_fill(distance == 0, torch.nan)
+    predicted = pair_labels(query.predicted[:, None], gallery.predicted[None])
+    labels = pair_labels(query.labels[:, None], gallery.labels[None])
+    largest = [largest_exclusive(each, part) for part in (predicted, labels)]
+    same = query.embedded.identities[:, None] == gallery.embedded.identities
+    precision = [part.masked_fill(same, torch.nan) for part in pair_precision(each, labels)]
+    return Pairs._make([distance, reconstructed, *largest, bias.abs(), bias, *precision])
+
+
+class PairMeans:
+    """Means over pairs, from the sums and numbers of each query; ``identities`` are theirs."""
+
+    def __init__(self, identities: Tensor) -> None:
+        self.identities = identities
+        zeros = torch.zeros(len(identities), dtype=torch.float64)
+        self.sums = {name: zeros.clone() for name in Pairs._fields[4:]}
+        self.counts = {name: zeros.clone() for name in self.sums}
+
+    def add(self, rows: slice, pairs: Pairs) -> None:
+        """Add the pairs of the queries of ``rows``."""
+        for name in self.sums:
+            values = getattr(pairs, name)
+            self.sums[name][rows] += values.double().nansum(1).cpu()
+            self.counts[name][rows] += (~values.isnan()).sum(1).cpu()
+
+    def of(self, name: str) -> Interval:
+        """Return the mean over all pairs in percent, its interval over the identities."""
+        sums, counts = self.sums[name], self.counts[name]
+        if not counts.any():
+            return Interval(torch.nan, torch.nan, torch.nan)
+        return bootstrap_ratio(100 * sums, counts, self.identities)
 
 
 def product_distances(query: Tensor, gallery: Tensor) -> Tensor:
-    """Return Euclidean distances (..., Q, G) of rows that are centred, by matrix products."""
+    """Return Euclidean distances (..., Q, G) of centered rows, by matrix products."""
     squares = query.square().sum(-1)[..., :, None] + gallery.square().sum(-1)[..., None, :]
     products = query @ gallery.transpose(-1, -2)
     return squares.sub_(products, alpha=2).clamp_(min=0).sqrt_()
-
-
-def labels_of_pairs(query: Tensor, gallery: Tensor) -> PairLabels:
-    """Return the pair labels, each (Q, G, M), of labels (Q, M) and (G, M)."""
-    return pair_labels(query[:, None], gallery[None])
 
 
 def largest_exclusive(distances: Tensor, labels: PairLabels) -> Tensor:
@@ -269,40 +276,35 @@ def pair_precision(scores: Tensor, labels: PairLabels) -> tuple[Tensor, Tensor]:
 
 
 def floors(
-    asked: Known, found: Known, order: Tensor
-) -> tuple[tuple[float, float], tuple[float, float]]:
+    queries: DecomposedRecords, images: DecomposedRecords, order: Tensor
+) -> Iterator[tuple[float, float]]:
     """Return X-mAP_e and X-mAP_c, in percent, each of one fixed order and of a random order."""
-    query, query_counts = people(asked)
-    gallery, gallery_counts = people(found)
-    labels = labels_of_pairs(query[:, 1:], gallery[:, 1:])
+    (query, query_counts), (gallery, gallery_counts) = map(people, (queries, images))
+    labels = pair_labels(query[:, None, 1:], gallery[None, :, 1:])
     known = labels.exclusive | labels.common
-    weights = query_counts[:, None] * gallery_counts * (query[:, :1] != gallery[:, 0])
     fixed = pair_precision(order.to(known.device).expand(known.shape), labels)
-    nothing = fixed[0].isnan()
-    random = (random_precision(part, known).masked_fill(nothing, torch.nan) for part in labels)
+    undefined = fixed[0].isnan()
+    random = (random_precision(part, known).masked_fill(undefined, torch.nan) for part in labels)
+    weights = query_counts[:, None] * gallery_counts * (query[:, :1] != gallery[:, 0])
 
     def mean(values: Tensor) -> float:
         weight = weights.masked_fill(values.isnan(), 0).double()
         return float(100 * (values.nan_to_num() * weight).sum() / weight.sum())
 
-    exclusive, common = zip(map(mean, fixed), map(mean, random), strict=True)
-    return exclusive, common
+    return zip(map(mean, fixed), map(mean, random), strict=True)
 
 
-def people(known: Known) -> tuple[Tensor, Tensor]:
-    """Return identity and labels of each person, (N, 1 + M), and how many images there are."""
-    rows = torch.cat([known.embedded.identities[:, None], known.labels], dim=1)
+def people(records: DecomposedRecords) -> tuple[Tensor, Tensor]:
+    """Return identity and labels of each person, (N, 1 + M), and the number of images, (N,)."""
+    rows = torch.cat([records.embedded.identities[:, None], records.labels], dim=1)
     distinct: tuple[Tensor, Tensor] = torch.unique(rows, dim=0, return_counts=True)
     return distinct
 
 
 def balanced_accuracy(predicted: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean share, in percent, of the images of each label that are predicted so, (M,).
-
-    NaN where one of the labels does not occur.
-    """
-    shares = [
+    """Return the mean recall of the two labels, in percent, (M,); NaN where one does not occur."""
+    recalls = [
         ((predicted == value) & (labels == value)).sum(0) / (labels == value).sum(0).double()
         for value in (1, 2)
     ]
-    return 100 * torch.stack(shares).mean(0)
+    return 100 * torch.stack(recalls).mean(0)

@@ -4,63 +4,39 @@ Chen et al., "Explainable person re-identification with attribute-guided metric 
 ICCV 2021.
 """
 
-import copy
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from reid_explain.amd.decomposition import (
-    attribute_distances,
-    attribute_features,
-    contributions,
-    nearest_prototype,
-)
-from reid_explain.amd.network import AttributeHead, AttributeNetwork
-from reid_explain.capture import evaluation, find_layer
-from reid_explain.checks import (
-    at_least_float32,
-    check_choice,
-    check_embeddings,
-    check_images,
-    described,
-)
+from reid_explain.amd.decomposition import attribute_distances, contributions
+from reid_explain.amd.network import AMDNetwork, Decomposed
+from reid_explain.amd.seam import check_fingerprint, check_model, check_stages
+from reid_explain.capture import evaluation
+from reid_explain.checks import check_choice, check_images, describe
 from reid_explain.errors import InputError
-from reid_explain.explainers.base import INTERPOLATE_MODES
+from reid_explain.explainers import base
 from reid_explain.explainers.layout import upsample
+from reid_explain.explainers.registry import EXPLAINERS
+from reid_explain.inputs import InputSpec
 from reid_explain.models.checkpoints import load_state_dict
 from reid_explain.models.pretrained import load_pretrained
 
 SHIPPED = Path(__file__).parent / "weights"
 FINGERPRINT = "target_fingerprint"
-FINGERPRINT_TOLERANCE = 1e-2
 METADATA = "amd_interpreter"
-SETTINGS = ("attributes", "stages", "hidden", "image_size")
-
-
-class Decomposed(NamedTuple):
-    """What the interpreter makes of B images with M attributes.
-
-    ``embeddings`` f, (B, D), the target's own; ``parts`` f^k, (B, M, D), the attribute-guided
-    features; ``maps`` A^k, (B, M, h, w), positive. All in at least float32.
-    """
-
-    embeddings: Tensor
-    parts: Tensor
-    maps: Tensor
 
 
 class PairExplanation(NamedTuple):
     """Why the images of each of B pairs are as far apart as they are.
 
     ``query_maps`` and ``gallery_maps`` A^k, (B, M, H, W), positive; ``distances`` d^k and
-    ``contributions`` r^k = d^k / d̂, (B, M); ``distance`` d of the target and ``reconstructed``
+    ``contributions`` r^k = d^k / d̂, (B, M); ``distance`` d of the model and ``reconstructed``
     d̂ = Σ d^k, (B,).
     """
 
@@ -72,141 +48,165 @@ class PairExplanation(NamedTuple):
     reconstructed: Tensor
 
 
-class AMDInterpreter(nn.Module):
+@EXPLAINERS.register
+class AMDInterpreter(base.Explainer):
     """Explains the distance of two images as a sum over attributes: which, how much, where.
 
-    Grafted on a trained target: the target's first stages are shared with it, its last ones are
-    copied and trained with a new head that gives one map A^k per attribute. An untrained
-    interpreter explains nothing; ``load``, ``from_pretrained`` or ``benchmarks/amd.py train``
-    give a trained one.
-
-    The target stays in eval mode, whatever ``train`` says.
+    The first stages of a trained model, the target, are shared with it, its last ones are copied
+    and trained with a new head that gives one map A^k per attribute. An untrained interpreter
+    explains nothing; ``load``, ``from_pretrained`` or ``benchmarks/amd.py train`` give a trained
+    one. The model is left as it is; ``network`` is what is trained, a module on the model's
+    device and of its dtype.
 
     Args:
-        target: The embedding model: ``features(x)`` gives its last map F, (B, C, h, w),
+        model: The embedding model: ``features(x)`` gives its last map F, (B, C, h, w),
             ``embed(F)`` the embedding, (B, D), by which it retrieves with the Euclidean
-            distance; a model that retrieves with the cosine normalises in ``embed``. With
+            distance; a model that retrieves with the cosine normalizes in ``embed``. With
             ``pool.masked`` and ``neck`` as the models of this package have them, all attributes
             are pooled at once.
         attributes: The M names.
-        stages: Dotted names of the target's last stages, which run one after the other and give
-            F: copied, and trained. Those of ``target.own_stages`` by default.
+        stages: Dotted names of the model's last stages, which run one after the other and give
+            F; ``model.trainable_stages`` by default.
         hidden: Channels between the two convolutions of the head, C/8 by default.
-        image_size: Height and width of the images that the target is for.
+        spec: The images that the model takes, ``model.input_spec`` by default.
 
     Raises:
-        InputError: A target without the seam, repeated or no attributes, or stages that it does
+        InputError: A model without the seam, repeated or no attributes, or stages that it does
             not have.
 
     Example:
         >>> import torch
         >>> from reid_explain import AMDInterpreter
+        >>> from reid_explain.inputs import InputSpec
         >>> from reid_explain.models import build_model
-        >>> target = build_model("resnet18", width=0.125).eval()
-        >>> interpreter = AMDInterpreter(target, ("hat", "bag", "hair"), image_size=(64, 32))
+        >>> model = build_model("resnet18", width=0.125).eval()
+        >>> names = ("hat", "bag", "hair")
+        >>> interpreter = AMDInterpreter(model, names, spec=InputSpec(size=(64, 32)))
         >>> query, gallery = torch.rand(2, 1, 3, 64, 32)
-        >>> explanation = interpreter.attribute(query, gallery)
+        >>> explanation = interpreter.explain(query, gallery)
         >>> explanation.query_maps.shape, explanation.contributions.shape
         (torch.Size([1, 3, 64, 32]), torch.Size([1, 3]))
         >>> torch.allclose(explanation.contributions.sum(1), torch.ones(1))
         True
+        >>> interpreter.attribute(query, references=gallery).shape
+        torch.Size([1, 1, 64, 32])
     """
+
+    needs: ClassVar[tuple[str, ...]] = ("references",)
 
     def __init__(
         self,
-        target: nn.Module,
+        model: nn.Module,
         attributes: Sequence[str],
         stages: Sequence[str] | None = None,
         hidden: int | None = None,
-        image_size: tuple[int, int] = (256, 128),
+        spec: InputSpec | None = None,
     ) -> None:
-        super().__init__()
-        self.target: Any = check_target(target).eval()
-        self.attributes = check_attributes(attributes)
-        self.stages = default_stages(target) if stages is None else tuple(stages)
-        self.image_size = (image_size[0], image_size[1])
-        if not self.stages:
-            raise InputError("stages", "none", "dotted names of the target's last stages")
-        self.fingerprint = self._fingerprint()
-        like = next(target.parameters())
-        features, shared = self.target_features(probe_images(self.image_size, like))
-        if features.dim() != 4:
-            raise InputError("target", f"features {described(features)}", "maps (B, C, h, w)")
-        copies = [copy.deepcopy(stage_of(target, name)) for name in self.stages]
-        check_chain(self.stages, copies, shared, features)
-        head = AttributeHead(features.shape[1], len(self.attributes), hidden)
-        self.hidden = head.conv1.out_channels
-        self.network = AttributeNetwork(copies, head, self.fingerprint.shape[1]).to(like.device)
-        self.network.requires_grad_(True)
-        self.train(False)
+        names = self.attributes = tuple(attributes)
+        if isinstance(attributes, str) or not names or len({*names}) < len(names):
+            raise InputError("attributes", repr(attributes), "different names, at least one")
+        self.model = check_model(model)
+        self.stages = check_stages(self.model, stages)
+        self.spec: InputSpec = spec or getattr(self.model, "input_spec", None) or InputSpec()
+        self.network = AMDNetwork(self.model, self.stages, len(names), hidden, self.spec.size)
+        self.hidden = self.network.head.conv1.out_channels
+        super().__init__(self.model, self.stages[-1])
 
-    def train(self, mode: bool = True) -> "AMDInterpreter":
-        """Set the mode of the copied stages and the head; the target stays in eval mode."""
-        super().train(mode)
-        self.target.eval()
-        return self
-
-    def forward(self, images: Tensor) -> Decomposed:
-        """Return embeddings, attribute-guided features and maps of images (B, 3, H, W).
-
-        Gradients reach the copied stages and the head, and what of the target requires them
-        after F: freeze the target to train.
-        """
-        features, shared = self.target_features(images)
-        maps = self.network(shared)
-        if maps.shape[2:] != features.shape[2:]:
-            raise InputError(
-                "stages", f"maps of {tuple(maps.shape[2:])}", f"of {tuple(features.shape[2:])}"
-            )
-        with torch.autocast(images.device.type, enabled=False):
-            features, maps = at_least_float32(features), at_least_float32(maps)
-            parts = attribute_features(self.target, features, maps)
-            with torch.no_grad():
-                embeddings = self.target.embed(features)
-        return Decomposed(embeddings, parts, maps)
-
+    @base.logged
     def attribute(
         self,
-        query: Tensor,
-        gallery: Tensor | None = None,
-        *,
-        target: str | int | None = None,
+        inputs: base.Images,
+        references: Tensor | None = None,
+        attribute: str | int | None = None,
+        additional_forward_args: Any = None,
         interpolate_mode: str | None = "bilinear",
-    ) -> "PairExplanation | Tensor":
+        *,
+        reference_forward_args: Any = None,
+    ) -> base.Images:
+        r"""Explain where each image differs from its reference, or where an attribute is read.
+
+        .. math:: L = \sum_k r^k A^k, \quad r^k = d^k / \hat d
+
+        Args:
+            inputs: Images (B, 3, H, W), as the model takes them.
+            references: Images (N, 3, H', W') with N = B, 1, or a divisor of B: then each
+                reference serves B / N images in a row, as Captum repeats its inputs.
+            attribute: Name or index: return A^k alone, which needs no references.
+            additional_forward_args: Further arguments of ``model.features``; one or a tuple.
+            interpolate_mode: ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` to the size of the
+                images; None for the model's own h x w.
+            reference_forward_args: Those of the references; by default those of the images that
+                they serve.
+
+        Returns:
+            Maps (B, 1, H, W), positive, without a fixed scale.
+
+        Raises:
+            InputError: An argument does not fit, there are neither references nor an attribute,
+                or the interpreter does not have the attribute.
+        """
+        images, args = self._begin(inputs, additional_forward_args, interpolate_mode)
+        if attribute is None:
+            references = base.only_tensor("references", references)
+            query, gallery = self._pair(
+                images, args, references, reference_forward_args, "references"
+            )
+            shares = contributions(attribute_distances(query.parts, gallery.parts))
+            maps = (shares[..., None, None] * query.maps).sum(dim=1, keepdim=True)
+        else:
+            k = self.index(attribute)
+            maps = self.decompose(images, *args).maps[:, k : k + 1]
+        return self._finish(maps, inputs, interpolate_mode)
+
+    def explain(
+        self,
+        query: Tensor,
+        gallery: Tensor,
+        additional_forward_args: Any = None,
+        interpolate_mode: str | None = "bilinear",
+        *,
+        reference_forward_args: Any = None,
+    ) -> PairExplanation:
         """Explain the distance of each query image to its gallery image.
 
         Args:
-            query: Images (B, 3, H, W), normalised as the target wants them.
-            gallery: Images (B, 3, H, W), the other one of each pair.
-            target: An attribute, by name or index: return its map of the query images alone.
-            interpolate_mode: How maps reach the size of the images; None keeps them at h x w.
-
-        Returns:
-            A ``PairExplanation``; with ``target`` the map A^k of that attribute, (B, 1, H, W),
-            which needs no gallery image.
+            query: Images (B, 3, H, W), as the model takes them.
+            gallery: Images (N, 3, H', W'), paired as ``references`` of :meth:`attribute`.
+            additional_forward_args: As in :meth:`attribute`.
+            interpolate_mode: As in :meth:`attribute`, for the maps of both sides.
+            reference_forward_args: As in :meth:`attribute`.
 
         Raises:
-            InputError: Images that are no finite batch, pairs that do not match up, no gallery
-                images, or an attribute that the interpreter does not know.
+            InputError: Images that are no finite batch, or pairs that do not match up.
         """
-        check_choice("interpolate_mode", interpolate_mode, INTERPOLATE_MODES)
-        query = check_images("query", query)
-        if target is not None:
-            k = self.index(target)
-            return resized(self.decompose(query).maps[:, k : k + 1], query, interpolate_mode)
-        gallery = check_images("gallery", gallery)
-        if len(gallery) != len(query):
-            raise InputError("gallery", described(gallery), f"one image for each of {len(query)}")
-        first, second = self.decompose(query), self.decompose(gallery)
+        check_choice("interpolate_mode", interpolate_mode, base.INTERPOLATE_MODES)
+        query, args = check_images("query", query), base.as_args(additional_forward_args)
+        first, second = self._pair(query, args, gallery, reference_forward_args, "gallery")
         distances = attribute_distances(first.parts, second.parts)
+        query_maps, gallery_maps = first.maps, second.maps
+        if interpolate_mode is not None:
+            query_maps = upsample(query_maps, (*query.shape[2:],), interpolate_mode)
+            gallery_maps = upsample(gallery_maps, (*gallery.shape[2:],), interpolate_mode)
+        shares = contributions(distances)
+        distance = (first.embeddings - second.embeddings).norm(dim=1)
         return PairExplanation(
-            resized(first.maps, query, interpolate_mode),
-            resized(second.maps, gallery, interpolate_mode),
-            distances,
-            contributions(distances),
-            (first.embeddings - second.embeddings).norm(dim=1),
-            distances.sum(1),
+            query_maps, gallery_maps, distances, shares, distance, distances.sum(1)
         )
+
+    def decompose(self, images: Tensor, *args: Any) -> Decomposed:
+        """Decompose images (B, 3, H, W) in eval mode, without gradients, where the weights are.
+
+        Args:
+            images: On any device.
+            args: Further arguments of ``model.features``.
+        """
+        images = images.to(next(self.network.parameters()).device)
+        with torch.inference_mode(False), torch.no_grad(), evaluation(self.network, self.network):
+            parts = [
+                self.network(images[rows], *base.rows_of(args, rows, len(images)))
+                for rows in base.parts_of(images)
+            ]
+            return Decomposed(*map(torch.cat, zip(*parts, strict=True)))
 
     def predict(self, parts: Tensor) -> Tensor:
         """Return the attributes of images as 1 or 2, (B, M), from their ``parts`` (B, M, D).
@@ -216,78 +216,70 @@ class AMDInterpreter(nn.Module):
         Raises:
             InputError: The interpreter was not trained: it has no such means.
         """
-        if self.network.prototypes.isnan().any():
+        prototypes = self.network.prototypes
+        if prototypes.isnan().any():
             raise InputError("interpreter", "one without prototypes", "a trained one")
-        return nearest_prototype(parts, self.network.prototypes)
+        distances: Tensor = (parts[:, None] - prototypes).norm(dim=-1)
+        return distances.argmin(dim=1) + 1
 
     def index(self, attribute: str | int) -> int:
-        """Return the place of an attribute, by name or index, among the M.
+        """Return the index of an attribute among the M, by name or index.
 
         Raises:
             InputError: There is no such attribute.
         """
-        names = self.attributes
-        if isinstance(attribute, str):
-            check_choice("target", attribute, names)
-            return names.index(attribute)
-        check_choice("target", attribute, range(len(names)))
-        return int(attribute)
+        choices = [
+            *(self.attributes if isinstance(attribute, str) else range(len(self.attributes)))
+        ]
+        check_choice("attribute", attribute, choices)
+        return choices.index(attribute)
 
-    def target_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the target's map F and the input of its first copied stage, without gradients.
-
-        Raises:
-            InputError: That stage does not run, runs more than once or takes no tensor.
-        """
-        first = stage_of(self.target, self.stages[0])
-        with torch.no_grad(), inputs_of(first) as given:
-            features: Tensor = self.target.features(images)
-        if len(given) != 1 or not isinstance(given[0], Tensor):
-            raise InputError(
-                "stages",
-                repr(self.stages[0]),
-                "a stage that runs once, on a tensor, in target.features",
-            )
-        return features, given[0]
+    def to(self, *args: Any, **kwargs: Any) -> "AMDInterpreter":
+        """Move the model and the network as ``torch.nn.Module.to`` does."""
+        self.model.to(*args, **kwargs)
+        self.network.to(*args, **kwargs)
+        return self
 
     def save(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
-        """Write the interpreter without its target as one safetensors file; ``load`` reads it.
-
-        Args:
-            path: Of the file.
-            dtype: Of the stored matrices and kernels; vectors and prototypes stay as they are.
-        """
-        own = self.network.state_dict()
-        state = {key: value.cpu().contiguous() for key, value in own.items()}
-        for key, value in state.items():
-            if value.dim() > 1 and value.is_floating_point() and key != "prototypes":
-                state[key] = value.to(dtype)
-        settings = {name: getattr(self, name) for name in SETTINGS}
-        state[FINGERPRINT] = self.fingerprint.cpu()
-        save_file(state, path, {METADATA: json.dumps(settings)})
-
-    @classmethod
-    def load(cls, path: str | Path, target: nn.Module) -> "AMDInterpreter":
-        """Return the interpreter that ``save`` wrote, grafted on ``target``, in eval mode.
+        """Write the interpreter without its model as one safetensors file; ``load`` reads it.
 
         Args:
             path: The file.
-            target: The model that the interpreter was trained for.
+            dtype: Of the stored matrices and kernels; vectors and prototypes stay as they are.
 
         Raises:
-            InputError: No such file, a file of another kind or a damaged one, or a target that
+            InputError: The file cannot be written.
+        """
+        state = {FINGERPRINT: self.network.fingerprint}
+        for key, value in self.network.state_dict().items():
+            compact = value.dim() > 1 and value.is_floating_point() and key != "prototypes"
+            state[key] = value.to("cpu", dtype if compact else value.dtype).contiguous()
+        settings = {name: getattr(self, name) for name in ("attributes", "stages", "hidden")}
+        settings["input_spec"] = self.spec.to_json()
+        try:
+            save_file(state, path, {METADATA: json.dumps(settings)})
+        except (OSError, SafetensorError) as error:
+            raise InputError("path", f"{path} ({error})", "a file that can be written") from error
+
+    @classmethod
+    def load(cls, path: str | Path, model: nn.Module) -> "AMDInterpreter":
+        """Return the interpreter that ``save`` wrote, for the ``model`` that it was trained for.
+
+        Raises:
+            InputError: No such file, a file of another kind or a damaged one, or a model that
                 does not give the embeddings of the one that the interpreter was trained for.
         """
         settings, state = read_interpreter(path)
-        fingerprint = state.pop(FINGERPRINT)
-        interpreter = cls(target, **settings)
-        check_fingerprint(path, fingerprint, interpreter.fingerprint)
+        saved = state.pop(FINGERPRINT)
+        interpreter = cls(model, **settings)
+        dtype = next(interpreter.model.parameters()).dtype
+        check_fingerprint(path, saved, interpreter.network.fingerprint, dtype)
         load_state_dict(interpreter.network, state, str(path))
         return interpreter
 
     @classmethod
     def from_pretrained(cls, name: str = "synthetic") -> "AMDInterpreter":
-        """Return an interpreter that is shipped with this package, with its target.
+        """Return an interpreter that is shipped with this package, with its model.
 
         Args:
             name: ``"synthetic"``, trained on ``SyntheticReID`` for ``load_pretrained`` of the
@@ -299,144 +291,59 @@ class AMDInterpreter(nn.Module):
         check_choice("name", name, sorted(path.stem for path in SHIPPED.glob("*.safetensors")))
         return cls.load(SHIPPED / f"{name}.safetensors", load_pretrained(name))
 
-    def decompose(self, images: Tensor) -> Decomposed:
-        """Return what ``forward`` returns, in eval mode and without gradients.
+    @classmethod
+    def for_target(  # type: ignore[override]
+        cls, target: Any, interpreter: str | Path | None = None
+    ) -> "AMDInterpreter":
+        """Return the interpreter of a benchmark's target, which has ``model`` and ``spec``.
 
         Args:
-            images: (B, 3, H, W), on any device.
+            target: The model and its images.
+            interpreter: A file of :meth:`save`; without one, the model has to be the shipped one.
+
+        Raises:
+            InputError: No interpreter, or one for another model or other images.
         """
-        like = next(self.parameters())
-        images = images.to(like.device)
-        with torch.inference_mode(False), torch.no_grad(), evaluation(self, self.network):
-            decomposed: Decomposed = self(images)
-        return decomposed
+        try:
+            found = cls.load(interpreter or SHIPPED / "synthetic.safetensors", target.model)
+        except InputError as error:
+            if interpreter is not None:
+                raise
+            came = f"none for this {type(target.model).__name__}"
+            expected = "the file of one that was trained for it: python benchmarks/amd.py train"
+            raise InputError("interpreter", came, expected) from error
+        if found.spec != target.spec:
+            raise InputError("spec", target.spec, f"{found.spec}, as the interpreter was trained")
+        return found
 
-    def _fingerprint(self) -> Tensor:
-        """Return the target's embeddings of two fixed images, (2, D)."""
-        probes = probe_images(self.image_size, next(self.target.parameters()))
-        with torch.no_grad():
-            embeddings = self.target.embed(self.target.features(probes))
-        return check_embeddings("target", embeddings, rows=len(probes)).float()
-
-
-@contextmanager
-def inputs_of(module: nn.Module) -> Iterator[list[Any]]:
-    """Yield a list that fills with the first argument of each call of ``module``, copied."""
-    given: list[Any] = []
-
-    def enter(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        first = inputs[0] if inputs else None
-        # The module may work in place.
-        given.append(first.clone() if isinstance(first, Tensor) else first)
-
-    handle = module.register_forward_pre_hook(enter)
-    try:
-        yield given
-    finally:
-        handle.remove()
-
-
-def check_chain(
-    names: Sequence[str], copies: Sequence[nn.Module], shared: Tensor, features: Tensor
-) -> None:
-    """Raise unless the copied stages, one after the other, make F of what the first one takes."""
-    try:
-        with torch.no_grad():
-            made = nn.Sequential(*copies)(shared.clone())
-    except (RuntimeError, TypeError):  # What a stage raises that is given another one's input.
-        made = None
-    if not isinstance(made, Tensor) or made.shape != features.shape or not close(made, features):
-        raise InputError(
-            "stages",
-            ", ".join(names),
-            "stages of target that run one after the other, nothing between them, and give "
-            "target.features(x)",
-        )
-
-
-def close(found: Tensor, expected: Tensor) -> bool:
-    """Tell whether two tensors differ by no more than rounding."""
-    return bool((found - expected).norm() <= 1e-3 * expected.norm())
-
-
-def stage_of(target: nn.Module, name: str) -> nn.Module:
-    """Return the stage of ``target`` that has this dotted name."""
-    try:
-        return find_layer(target, name)
-    except InputError as error:
-        raise InputError("stages", *error.args[1:]) from error
-
-
-def default_stages(target: nn.Module) -> tuple[str, ...]:
-    """Return the stages that ``target`` says an interpreter should make its own."""
-    try:
-        return tuple(target.own_stages)  # type: ignore[arg-type]
-    except (AttributeError, TypeError) as error:
-        raise InputError(
-            "stages", f"none for a {type(target).__name__}", "dotted names of its last stages"
-        ) from error
-
-
-def check_target(target: object) -> nn.Module:
-    """Return ``target`` if it is a module with the seam, ``features`` and ``embed``."""
-    seam = all(callable(getattr(target, name, None)) for name in ("features", "embed"))
-    if not (isinstance(target, nn.Module) and seam):
-        raise InputError(
-            "target", described(target), "a module with features(x) and embed(features)"
-        )
-    return target
-
-
-def check_attributes(attributes: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the attributes if there are some and no two are the same."""
-    names = tuple(attributes)
-    if isinstance(attributes, str) or not names or len(set(names)) < len(names):
-        raise InputError("attributes", repr(attributes), "different names, at least one")
-    return names
-
-
-def probe_images(image_size: tuple[int, int], like: Tensor) -> Tensor:
-    """Return two fixed images (2, 3, H, W) with structure at every scale."""
-    height, width = image_size
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    phase = torch.arange(6, dtype=torch.float64).view(2, 3, 1, 1)
-    waves = [
-        torch.sin((rows * (1 + phase) + columns * (2 + phase)) / scale + phase)
-        for scale in (2.0, 8.0, 32.0, 128.0)
-    ]
-    return torch.stack(waves).mean(0).to(like)
-
-
-def check_fingerprint(path: str | Path, saved: Tensor, found: Tensor) -> None:
-    """Raise unless a target gives the embeddings that it gave when the interpreter was made."""
-    if saved.shape != found.shape:
-        came = f"embeddings of {found.shape[-1]}"
-        raise InputError("target", came, f"embeddings of {saved.shape[-1]}, as for {path}")
-    difference = float((found.cpu() - saved).norm() / saved.norm())
-    if not difference <= FINGERPRINT_TOLERANCE:
-        raise InputError(
-            "target",
-            f"embeddings {100 * difference:.1f} % away from those that {path} was trained for",
-            "that model",
-        )
+    def _pair(
+        self, images: Tensor, args: tuple[Any, ...], references: Any, own: Any, argument: str
+    ) -> tuple[Decomposed, Decomposed]:
+        """Decompose images (B, 3, H, W) and their references, repeated to B rows."""
+        references = check_images(argument, references).to(images.dtype)
+        batch, repeats = len(images), len(images) // len(references)
+        if repeats * len(references) != batch:
+            expected = f"1 or {batch} images, or a number that divides {batch}"
+            raise InputError(argument, describe(references), expected)
+        if own is None and any(base.per_image(arg, batch) for arg in args):
+            references, repeats = references.repeat_interleave(repeats, dim=0), 1
+        others = self.decompose(references, *(args if own is None else base.as_args(own)))
+        repeated = (part.repeat_interleave(repeats, dim=0) for part in others)
+        return self.decompose(images, *args), Decomposed(*repeated)
 
 
 def read_interpreter(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the settings and the tensors of a file that ``save`` wrote."""
+    """Return the constructor's settings and the tensors of a file that ``save`` wrote."""
     expected = "a file of AMDInterpreter.save"
     try:
         with safe_open(path, "pt") as file:
             settings = json.loads((file.metadata() or {})[METADATA])
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        if "image_size" in settings:  # Files of version 0.1.
+            settings["input_spec"] = {"size": settings.pop("image_size")}
+        spec = InputSpec.from_json(settings.pop("input_spec"))
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError("path", f"{path} ({error})", expected) from error
-    if FINGERPRINT not in state or not isinstance(settings, dict) or {*settings} != {*SETTINGS}:
+    if FINGERPRINT not in state or {*settings} != {"attributes", "stages", "hidden"}:
         raise InputError("path", f"{path} without settings or fingerprint", expected)
-    return settings, state
-
-
-def resized(maps: Tensor, images: Tensor, interpolate_mode: str | None) -> Tensor:
-    """Return maps (B, M, h, w) at the size of ``images``, or as they are."""
-    if interpolate_mode is None:
-        return maps
-    return upsample(maps, (images.shape[2], images.shape[3]), interpolate_mode)
+    return {**settings, "spec": spec}, state

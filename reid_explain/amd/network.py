@@ -1,14 +1,32 @@
-"""The part of an interpreter that is trained: stages, head, PePU (AMD, section 3.2)."""
+"""The trained part of an interpreter: copied stages, head, PePU (AMD, section 3.2)."""
 
+import copy
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from reid_explain.checks import check_at_least
+from reid_explain.amd.decomposition import attribute_features, embed
+from reid_explain.amd.seam import check_chain, inputs_of, probe_images, stage_of
+from reid_explain.capture import evaluation
+from reid_explain.checks import at_least_float32, check_at_least, check_embeddings, describe
+from reid_explain.errors import InputError
 
 TAU = 0.5
 REDUCTION = 8
+
+
+class Decomposed(NamedTuple):
+    """B images decomposed into M attributes, in at least float32.
+
+    ``embeddings`` f of the model, (B, D); ``parts`` f^k, the attribute-guided features,
+    (B, M, D); ``maps`` A^k, (B, M, h, w), positive.
+    """
+
+    embeddings: Tensor
+    parts: Tensor
+    maps: Tensor
 
 
 def pepu(x: Tensor, kappa: float, tau: float = TAU) -> Tensor:
@@ -17,12 +35,12 @@ def pepu(x: Tensor, kappa: float, tau: float = TAU) -> Tensor:
     .. math:: \delta(x) = \begin{cases} \kappa (x + 1)^\tau & x > 0 \\
         \kappa e^x & x \le 0 \end{cases}
 
-    Positive everywhere, and of the slope of a root for large x: no map can shut off or take
-    over all of the distance as with a sigmoid.
+    Positive everywhere, with the slope of a root for large x: no map can switch off or take over
+    all of the distance, as with a sigmoid.
 
     Args:
-        x: of any shape.
-        kappa: the value at 0; AMD uses 1/M.
+        x: any shape.
+        kappa: the value at 0; 1/M in AMD.
         tau: the power, in (0, 1].
 
     Example:
@@ -41,9 +59,9 @@ class AttributeHead(nn.Module):
     As in the authors' released code, nothing stands between the two convolutions.
 
     Args:
-        channels: C of the interpreter's last map.
+        channels: C of the last map.
         attributes: M.
-        hidden: channels between the convolutions; C/8 in the paper.
+        hidden: channels between the convolutions; C/8 by default, as in the paper.
 
     Raises:
         InputError: a number below 1.
@@ -63,31 +81,85 @@ class AttributeHead(nn.Module):
         return pepu(self.conv2(self.conv1(features)), self.kappa)
 
 
-class AttributeNetwork(nn.Module):
-    """Stages and head, from the target's shared features to attribute maps.
+class AMDNetwork(nn.Module):
+    """The trainable network of an interpreter, which decomposes images.
 
-    ``prototypes``, (2, M, D), holds the mean f^k of the training images without and with each
-    attribute, ``frequencies``, (M,), the share of the training identities that have it; both are
-    NaN until training has ended.
+    The model is no submodule: ``parameters``, ``state_dict``, ``to`` and ``train`` reach only
+    what is trained, and the model runs in eval mode and gets its modes back. The buffers are NaN
+    before training: ``prototypes``, (2, M, D), the mean f^k of the training images without and
+    with each attribute; ``frequencies``, (M,), the share of the training identities that have it.
+    ``fingerprint``, (2, D), holds the model's embeddings of two fixed images.
 
     Args:
-        stages: The target's last stages, copied.
-        head: The attribute decomposition head.
-        width: D of the target's embeddings.
+        model: the target, as of :class:`~reid_explain.amd.AMDInterpreter`.
+        stages: dotted names of its last stages, which are copied.
+        attributes: M.
+        hidden: channels between the convolutions of the head.
+        image_size: height and width of the model's images.
+
+    Raises:
+        InputError: stages that the model does not have or that do not give its last map.
     """
 
+    model: Any
     prototypes: Tensor
     frequencies: Tensor
 
-    def __init__(self, stages: Sequence[nn.Module], head: AttributeHead, width: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        stages: Sequence[str],
+        attributes: int,
+        hidden: int | None = None,
+        image_size: tuple[int, int] = (256, 128),
+    ) -> None:
         super().__init__()
-        self.stages = nn.Sequential(*stages)
-        self.head = head
-        attributes = head.conv2.out_channels
+        self.__dict__["model"] = model
+        self.first_stage = stages[0]
+        like = next(model.parameters())
+        with torch.no_grad(), evaluation(model, model):
+            features, shared = self.target_features(probe_images(image_size, like))
+            if features.dim() != 4:
+                raise InputError("model", f"features {describe(features)}", "maps (B, C, h, w)")
+            embeddings = check_embeddings("model", embed(model, features), rows=len(features))
+            copies = [copy.deepcopy(stage_of(model, name)) for name in stages]
+            check_chain(stages, copies, shared, features)
+        self.fingerprint = embeddings.float().cpu()
+        self.stages = nn.Sequential(*copies)
+        self.head = AttributeHead(features.shape[1], attributes, hidden).to(like)
+        width = embeddings.shape[1]
         self.register_buffer("prototypes", torch.full((2, attributes, width), torch.nan))
         self.register_buffer("frequencies", torch.full((attributes,), torch.nan))
+        self.to(like.device).eval().requires_grad_(True)
 
-    def forward(self, shared: Tensor) -> Tensor:
-        """Return the attribute maps A, (B, M, h, w), of what the first stage takes."""
-        maps: Tensor = self.head(self.stages(shared))
-        return maps
+    def forward(self, images: Tensor, *args: Any) -> Decomposed:
+        """Decompose images (B, 3, H, W); ``args`` are further arguments of ``model.features``.
+
+        Gradients reach the stages and the head, and what of the model requires them after F:
+        freeze the model to train.
+        """
+        with evaluation(self.model, self.model):
+            features, shared = self.target_features(images, *args)
+            maps: Tensor = self.head(self.stages(shared))
+            if maps.shape[2:] != features.shape[2:]:
+                expected = f"of {tuple(features.shape[2:])}"
+                raise InputError("stages", f"maps of {tuple(maps.shape[2:])}", expected)
+            with torch.autocast(images.device.type, enabled=False):
+                features, maps = at_least_float32(features), at_least_float32(maps)
+                parts = attribute_features(self.model, features, maps)
+                with torch.no_grad():
+                    embeddings = embed(self.model, features)
+        return Decomposed(embeddings, parts, maps)
+
+    def target_features(self, images: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+        """Return the model's map F and the input of its first copied stage, without gradients.
+
+        Raises:
+            InputError: that stage does not run, runs more than once or takes no tensor.
+        """
+        with torch.no_grad(), inputs_of(stage_of(self.model, self.first_stage)) as inputs:
+            features: Tensor = self.model.features(images, *args)
+        if len(inputs) != 1 or not isinstance(inputs[0], Tensor):
+            expected = "a stage that runs once, on a tensor, in model.features"
+            raise InputError("stages", repr(self.first_stage), expected)
+        return features, inputs[0]

@@ -1,0 +1,97 @@
+"""How an interpreter reads its model: the seam, the last stages, two fixed images."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reid_explain.capture import find_layer, unwrapped
+from reid_explain.checks import describe
+from reid_explain.errors import InputError
+
+
+def check_model(model: Any) -> nn.Module:
+    """Return ``model``, unwrapped, if it has the seam, ``features`` and ``embed``."""
+    model = unwrapped(model)
+    seam = all(callable(getattr(model, name, None)) for name in ("features", "embed"))
+    if not (isinstance(model, nn.Module) and seam):
+        raise InputError("model", describe(model), "a module with features(x) and embed(features)")
+    return model
+
+
+def check_stages(model: Any, stages: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of the stages to train, those that ``model`` names by default."""
+    names = tuple(getattr(model, "trainable_stages", ()) if stages is None else stages)
+    if not names:
+        found = "none" if stages is not None else f"none for a {type(model).__name__}"
+        raise InputError("stages", found, "dotted names of its last stages")
+    return names
+
+
+def stage_of(model: nn.Module, name: str) -> nn.Module:
+    """Return the stage of ``model`` that has this dotted name."""
+    try:
+        return find_layer(model, name)
+    except InputError as error:
+        raise InputError("stages", *error.args[1:]) from error
+
+
+@contextmanager
+def inputs_of(module: nn.Module) -> Iterator[list[Any]]:
+    """Yield a list that fills with a copy of the first argument of this thread's calls."""
+    inputs: list[Any] = []
+    thread = threading.get_ident()
+
+    def enter(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        first = args[0] if args else None
+        if threading.get_ident() == thread:  # Copied, as the module may work in place.
+            inputs.append(first.clone() if isinstance(first, Tensor) else first)
+
+    handle = module.register_forward_pre_hook(enter)
+    try:
+        yield inputs
+    finally:
+        handle.remove()
+
+
+def check_chain(
+    names: Sequence[str], copies: Sequence[nn.Module], shared: Tensor, features: Tensor
+) -> None:
+    """Raise unless the copied stages, one after the other, make F of the first one's input."""
+    try:
+        result = nn.Sequential(*copies)(shared.clone())
+    except (RuntimeError, TypeError):  # A stage was given another one's input.
+        result = None
+    same = isinstance(result, Tensor) and result.shape == features.shape
+    if not (same and (result - features).norm() <= 1e-3 * features.norm()):
+        expected = "stages that run one after the other, nothing between them, and give "
+        raise InputError("stages", ", ".join(names), f"{expected}model.features(x)")
+
+
+def probe_images(image_size: tuple[int, int], like: Tensor) -> Tensor:
+    """Return two fixed images (2, 3, H, W) with structure at every scale, for fingerprints."""
+    height, width = image_size
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    phase = torch.arange(6, dtype=torch.float64).view(2, 3, 1, 1)
+    waves = [
+        torch.sin((rows * (1 + phase) + columns * (2 + phase)) / scale + phase)
+        for scale in (2.0, 8.0, 32.0, 128.0)
+    ]
+    return torch.stack(waves).mean(0).to(like)
+
+
+def check_fingerprint(path: Any, saved: Tensor, fingerprint: Tensor, dtype: torch.dtype) -> None:
+    """Raise unless a model gives the embeddings (2, D) that its interpreter was trained with.
+
+    They may differ by a hundredth of their length, or by the rounding of ``dtype``.
+    """
+    if saved.shape != fingerprint.shape:
+        expected = f"embeddings of {saved.shape[-1]}, as for {path}"
+        raise InputError("model", f"embeddings of {fingerprint.shape[-1]}", expected)
+    difference = float((fingerprint - saved).norm() / saved.norm())
+    if not difference <= max(1e-2, 8 * torch.finfo(dtype).eps):
+        found = f"embeddings {100 * difference:.1f} % away from those that {path} was trained for"
+        raise InputError("model", found, "that model")
