@@ -177,3 +177,7 @@ def _numbers(
         bound = f" above {above}" if math.isfinite(above) else ""
         raise InputError(name, repr(values), f"{count} {what}{bound}")
     return tuple(kind(v) for v in values)
+
+
+BGR_255 = InputSpec(mean=(0, 0, 0), std=(1, 1, 1), scale=255, channels="BGR")
+"""Pixels of 0 to 255 with blue first, as OpenCV reads them and graphs from OpenVINO take them."""

@@ -21,7 +21,9 @@ from reid_explain import (
     ScoreCAM,
     ScoreFAM,
 )
-from reid_explain.models.functions import FunctionNet, OnnxNet
+from reid_explain.inputs import BGR_255, InputSpec
+from reid_explain.models.functions import FunctionNet
+from reid_explain.models.onnx_models import OnnxNet, onnx_layers
 
 X = images(3, (12, 8), dtype=torch.float32)
 
@@ -249,11 +251,14 @@ def test_sizes_that_the_graph_leaves_open(graph):
     torch.testing.assert_close(net(other), TWIN(other), rtol=1e-5, atol=1e-6)
 
 
-def test_a_session_and_names(graph, onnx):
+def session_of(path):
     import onnxruntime
 
-    path = graph(outputs=("map", "mean", "embedding"))
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def test_a_session_and_names(graph, onnx):
+    session = session_of(graph(outputs=("map", "mean", "embedding")))
     net = OnnxNet(session, embedding="mean")
     expected = RAM(PooledTwin(), "relu").attribute(X, X.flip(0))
     torch.testing.assert_close(
@@ -276,13 +281,39 @@ def test_outputs_that_are_not_there_or_not_clear(graph):
     both = graph()
     known = r"'map' \['batch', 5, 6, 4\], 'embedding' \['batch', 4\]"
     with pytest.raises(InputError, match=f"activations: got 'layer4', expected .*: {known}"):
+        OnnxNet(session_of(both), activations="layer4")
+    inner = r"'c' \(1, 5, 6, 4\), 'map' \(1, 5, 6, 4\)"
+    with pytest.raises(InputError, match=f"activations: got 'layer4', expected .*such as {inner}"):
         OnnxNet(both, activations="layer4")
     with pytest.raises(InputError, match=f"embedding: got 'fc', expected .*: {known}"):
         OnnxNet(both, embedding="fc")
     with pytest.raises(InputError, match="embedding: got none that is clear without a name"):
         OnnxNet(graph(outputs=("map", "mean", "embedding")))
     with pytest.raises(InputError, match="activations: got none that is clear .*'embedding'"):
-        OnnxNet(graph(outputs=("embedding",)))
+        OnnxNet(session_of(graph(outputs=("embedding",))))
+
+
+@pytest.mark.parametrize("batch", ["batch", 2])
+@pytest.mark.parametrize("layer", [None, "c", "map"])
+def test_a_graph_of_the_embedding_alone_gets_its_map(graph, layer, batch):
+    path = graph(outputs=("embedding",), batch=batch)
+    assert list(onnx_layers(path)) == ["c", "map"]
+    net = OnnxNet(path, activations=layer)
+    torch.testing.assert_close(net(X), TWIN(X), rtol=1e-5, atol=1e-6)
+    expected = ScoreFAM(TWIN, "conv" if layer == "c" else "relu").attribute(X)
+    found = ScoreFAM(net, net.map_layer).attribute(X)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert net.trainable_stages == ()
+
+
+def test_the_images_of_a_graph(graph):
+    assert OnnxNet(graph()).input_spec == InputSpec((12, 8))
+    spec = BGR_255.replace(size=(12, 8))
+    assert OnnxNet(graph(), input_spec=spec).input_spec == spec
+    assert OnnxNet(graph(size=("height", "width"))).input_spec == InputSpec()
+    assert OnnxNet(graph(size=("height", "width")), input_spec=spec).input_spec == spec
+    with pytest.raises(InputError, match=r"input_spec: got size \(256, 128\).*\(12, 8\)"):
+        OnnxNet(graph(), input_spec=BGR_255)
 
 
 def test_images_and_graphs_that_do_not_fit(graph, onnx, tmp_path):
@@ -312,6 +343,14 @@ def test_without_onnxruntime(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match="without onnxruntime, expected pip install onnxruntime"):
         OnnxNet(tmp_path / "net.onnx")
+
+
+def test_without_onnx(graph, monkeypatch):
+    whole, alone = graph(), graph(outputs=("embedding",))
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    OnnxNet(whole)
+    with pytest.raises(InputError, match="without onnx, expected pip install onnx"):
+        OnnxNet(alone)
 
 
 class Both(nn.Module):

@@ -4,9 +4,10 @@ from typing import Any
 
 from reid_explain.models.build import MODELS, build_model
 from reid_explain.models.checkpoints import load_checkpoint, open_checkpoint
-from reid_explain.models.functions import FunctionNet, OnnxNet
+from reid_explain.models.functions import FunctionNet
 from reid_explain.models.mgn import MGN
 from reid_explain.models.network import EmbeddingNet
+from reid_explain.models.onnx_models import OnnxNet, onnx_layers
 from reid_explain.models.osnet import OSNet, osnet_x0_5, osnet_x0_25, osnet_x0_75, osnet_x1_0
 from reid_explain.models.pcb import PCB
 from reid_explain.models.pretrained import load_pretrained, load_trained, save_trained
@@ -27,6 +28,7 @@ __all__ = [
     "load_checkpoint",
     "load_pretrained",
     "load_trained",
+    "onnx_layers",
     "open_checkpoint",
     "osnet_x0_5",
     "osnet_x0_25",
