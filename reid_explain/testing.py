@@ -211,10 +211,11 @@ class Contract:
         """Captum's NoiseTunnel averages over the noisy images that it makes, at B = 1 and 3."""
         for batch, chunk in ((1, None), (3, 2)):
             net, samples, images = self.net(), 3, pictures(batch)
-            method = self.method(net)
-            torch.manual_seed(0)
+            method, data = self.method(net), self.data(batch)
+            rows = [self.row(number, batch) for number in range(batch)]
             options = {"nt_samples": samples, "nt_samples_batch_size": chunk, "stdevs": 0.1}
-            smooth = NoiseTunnel(method).attribute(images, **options, **self.data(batch))
+            torch.manual_seed(0)
+            smooth = NoiseTunnel(method).attribute(images, **options, **data)
             torch.manual_seed(0)
             total = torch.zeros_like(smooth)
             for n in [samples] if chunk is None else [2, 1]:
@@ -223,7 +224,7 @@ class Contract:
                 for i in range(batch):
                     for j in range(n):
                         noisy = images[i : i + 1] + noise[i, j]
-                        total[i] += method.attribute(noisy, **self.row(i, batch))[0]
+                        total[i] += method.attribute(noisy, **rows[i])[0]
             close(smooth, total / samples)
 
     def check_sensitivity_max(self) -> None:

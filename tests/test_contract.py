@@ -19,7 +19,13 @@ from reid_explain import (
 )
 from reid_explain.explainers.controls import ActivationMean
 from reid_explain.explainers.registry import EXPLAINERS
-from reid_explain.testing import check_explainer, explainer_checks, pictures
+from reid_explain.testing import (
+    Contract,
+    ContractNet,
+    check_explainer,
+    explainer_checks,
+    pictures,
+)
 
 FAST = {"ExtremalFAM": {"rounds": 1, "descents": 2}}
 PRESETS = [
@@ -77,6 +83,23 @@ CELL_CHECKS = (
     "check_bad_input",
 )
 """The objective stays whole here: Captum does not expand it with the images."""
+
+
+OTHER_DATA = {
+    "ScoreFAM": lambda batch: {"baselines": pictures(batch, seed=5)},
+    "ExtremalFAM": lambda batch: {"references": pictures(batch, seed=5)},
+    "RAM": lambda batch: {"references": ContractNet().pooled(pictures(batch, seed=5)).detach()},
+    "CGRAM": lambda batch: {"references": torch.eye(4, dtype=torch.float64)[:batch]},
+}
+OTHER_DATA["GradRAM"] = OTHER_DATA["CGRAM"]
+
+
+@pytest.mark.parametrize("check", ["noise_tunnel", "sensitivity_max", "batch_parity", "containers"])
+@pytest.mark.parametrize("name", OTHER_DATA)
+def test_other_data(name, check):
+    """Baselines, and references that are embeddings, follow their images as Captum repeats them."""
+    explainer = partial(EXPLAINERS[name], **FAST.get(name, {}))
+    getattr(Contract(explainer, OTHER_DATA[name]), f"check_{check}")()
 
 
 class Careless(GradFAM):

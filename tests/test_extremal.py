@@ -1,12 +1,9 @@
 """Extremal FAM: the map finds what the embedding sees, by itself and whatever else is there."""
 
-import copy
-
 import pytest
 import torch
 from captum.attr import NoiseTunnel
 from nets import HeadNet, PooledNet, images
-from test_nothing_left_behind import assert_same, model_for, state_of
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -192,38 +189,6 @@ def test_form_of_the_maps():
     with torch.no_grad(), torch.inference_mode():
         inferred = explainer.attribute(X)
     assert torch.equal(alone, inferred)
-
-
-@pytest.mark.parametrize("references", [None, images(2, seed=7)])
-def test_nothing_is_left_behind(references):
-    net = model_for(ExtremalFAM)
-    before, x = state_of(net), X.clone().requires_grad_()
-    evaluated = copy.deepcopy(net).eval()
-    explainer = ExtremalFAM(net, net.relu, rounds=2)
-    maps = explainer.attribute(x, references)
-    assert_same(before, state_of(net))
-    assert x.grad is None
-    assert not maps.requires_grad
-    assert torch.is_grad_enabled()
-    assert torch.equal(maps, ExtremalFAM(evaluated, "relu", rounds=2).attribute(X, references))
-
-
-@pytest.mark.parametrize("calls", [0, 1, 4])
-def test_nothing_is_left_behind_after_an_exception(calls):
-    net = model_for(ExtremalFAM)
-    before, seen = state_of(net), []
-
-    def boom(module, inputs):
-        seen.append(inputs)
-        if len(seen) > calls:
-            raise ZeroDivisionError
-
-    handle = net.conv.register_forward_pre_hook(boom)
-    with pytest.raises(ZeroDivisionError):
-        ExtremalFAM(net, net.relu, rounds=2).attribute(X)
-    handle.remove()
-    assert_same(before, state_of(net))
-    assert torch.is_grad_enabled()
 
 
 def test_cost_in_masked_images():

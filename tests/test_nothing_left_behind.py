@@ -1,149 +1,16 @@
-"""No explainer changes the model, the caller's tensors or the random state."""
+"""What the contract does not see: training functions, bare passes, threads."""
 
-import copy
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from nets import HeadNet, PooledNet, images
+from nets import HeadNet, images
 from torch import nn
 
-from reid_explain import (
-    CGRAM,
-    RAM,
-    ActivationMean,
-    ExtremalFAM,
-    GradCAM,
-    GradFAM,
-    GradRAM,
-    ScoreCAM,
-    ScoreFAM,
-)
+from reid_explain import CGRAM, GradFAM, GradRAM, ScoreCAM, ScoreFAM, Shared
 
 X = images(2)
-REFERENCE = {"references": images(2, seed=7)}
-EXPLAINERS = [
-    (GradFAM, {}),
-    (ScoreFAM, {}),
-    (GradCAM, {}),
-    (ScoreCAM, {}),
-    (ActivationMean, {}),
-    (RAM, REFERENCE),
-    (GradRAM, REFERENCE),
-    (CGRAM, REFERENCE),
-    (ExtremalFAM, {}),
-]
-every_explainer = pytest.mark.parametrize(
-    ("explainer", "data"), EXPLAINERS, ids=[e.__name__ for e, _ in EXPLAINERS]
-)
-
-
-def model_for(explainer: type) -> nn.Module:
-    """A model with modes, gradients and flags of all kinds."""
-    net = PooledNet() if explainer is RAM else HeadNet()
-    net.train()
-    net.relu.eval()
-    net.conv.bias.requires_grad_(False)
-    net.conv.weight.grad = torch.ones_like(net.conv.weight)
-    if isinstance(net, HeadNet):
-        net.norm.eval()
-    return net
-
-
-def state_of(net: nn.Module) -> dict[str, object]:
-    return {
-        "modes": [module.training for module in net.modules()],
-        "hooks": [
-            len(hooks)
-            for module in net.modules()
-            for hooks in (
-                module._forward_hooks,
-                module._forward_pre_hooks,
-                module._backward_hooks,
-                module._backward_pre_hooks,
-            )
-        ],
-        "flags": [p.requires_grad for p in net.parameters()],
-        "grads": [None if p.grad is None else p.grad.clone() for p in net.parameters()],
-        "values": {name: value.clone() for name, value in net.state_dict().items()},
-    }
-
-
-def assert_same(before: dict[str, object], after: dict[str, object]) -> None:
-    for key in ("modes", "hooks", "flags"):
-        assert before[key] == after[key], key
-    for a, b in zip(before["grads"], after["grads"], strict=True):
-        assert (a is None and b is None) or torch.equal(a, b)
-    for name, value in before["values"].items():
-        assert torch.equal(value, after["values"][name]), name
-
-
-@every_explainer
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_after_success(explainer, data, wrapped):
-    net = model_for(explainer)
-    if wrapped:
-        net.eval()  # a function runs in the mode that its caller chose
-    before, rng = state_of(net), torch.get_rng_state()
-    x = X.clone().requires_grad_()
-    explainer((lambda x: net(x)) if wrapped else net, net.relu).attribute(x, **data)
-    assert_same(before, state_of(net))
-    assert torch.equal(rng, torch.get_rng_state())
-    assert x.grad is None
-    assert torch.equal(x.detach(), X)
-    assert torch.is_grad_enabled()
-
-
-class BoomError(RuntimeError):
-    pass
-
-
-@every_explainer
-@pytest.mark.parametrize("calls", [0, 1, 2])
-def test_after_an_exception_in_the_model(explainer, data, calls):
-    """The model fails on its first, second or third forward pass."""
-    net = model_for(explainer)
-    before = state_of(net)
-    seen = []
-
-    def forward(x):
-        result = net(x)
-        seen.append(x)
-        if len(seen) > calls:
-            raise BoomError
-        return result
-
-    class Failing(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = net
-            self.net_forward = forward
-
-        def forward(self, x):
-            return self.net_forward(x)
-
-    failing = Failing()
-    try:
-        explainer(failing, net.relu).attribute(X, **data, **chunked(explainer))
-    except BoomError:
-        assert len(seen) == calls + 1
-    else:
-        assert len(seen) <= calls  # it needs no more passes than that
-    assert_same(before, state_of(net))
-    assert torch.is_grad_enabled()
-
-
-def chunked(explainer: type) -> dict[str, int]:
-    return {"perturbations_per_eval": 1} if explainer in (ScoreFAM, ScoreCAM) else {}
-
-
-@every_explainer
-def test_a_module_is_explained_in_eval_mode(explainer, data):
-    net = model_for(explainer)
-    evaluated = copy.deepcopy(net).eval()
-    trained = explainer(net, net.relu).attribute(X, **data)
-    assert torch.equal(trained, explainer(evaluated, evaluated.relu).attribute(X, **data))
-    assert torch.equal(trained, explainer(net.forward, net.relu).attribute(X, **data))
 
 
 def test_a_function_in_training_mode_is_warned_of():
@@ -224,3 +91,63 @@ def test_a_thread_that_runs_the_model_meanwhile_is_not_captured():
     maps = GradFAM(Slow(), net.relu).attribute(X)
     thread.join()
     assert torch.equal(maps, expected)
+
+
+def test_a_function_that_runs_the_model_in_another_thread():
+    """As data parallelism does; the explanation of another thread is left alone (REVIEW 1)."""
+    net = HeadNet().eval()
+
+    def elsewhere(x):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(net, x).result()
+
+    torch.testing.assert_close(
+        GradFAM(elsewhere, net.relu).attribute(X), GradFAM(net, "relu").attribute(X)
+    )
+    parallel = nn.DataParallel(net, device_ids=[])
+    torch.testing.assert_close(
+        GradFAM(parallel, "relu").attribute(X), GradFAM(net, "relu").attribute(X)
+    )
+
+
+def test_a_model_of_length_zero_is_put_in_eval_mode():
+    """A container without children is falsy: its batch statistics moved (B2)."""
+
+    class Empty(HeadNet):
+        def __len__(self):
+            return 0
+
+    net = Empty().train()
+    mean = net.norm.running_mean.clone()
+    GradFAM(net, "relu").attribute(X)
+    assert torch.equal(net.norm.running_mean, mean)
+    assert net.training
+
+
+def test_a_shared_argument_stays_whole_whatever_its_length():
+    class Prototypes(HeadNet):
+        def forward(self, x, prototypes):
+            return super().forward(x) @ prototypes.T
+
+    net = Prototypes().eval()
+    table = torch.randn(2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    maps = GradFAM(net, "relu").attribute(X, additional_forward_args=Shared(table))
+    for row in range(2):
+        alone = GradFAM(net, "relu").attribute(X[row : row + 1], (Shared(table),))
+        torch.testing.assert_close(alone, maps[row : row + 1])
+
+
+@pytest.mark.parametrize("explainer", [GradRAM, CGRAM])
+def test_references_have_arguments_of_their_own(explainer):
+    """Each side of a pair has its camera."""
+    net = HeadNet().eval()
+    others = images(2, seed=7)
+    own = torch.tensor([0.5, -1.0], dtype=torch.float64)
+    theirs = torch.tensor([2.0, 3.0], dtype=torch.float64)
+    one, other = explainer(net, "relu").attribute_pair(
+        X, others, own, reference_forward_args=theirs
+    )
+    embedded = net(others, theirs).detach(), net(X, own).detach()
+    torch.testing.assert_close(one, explainer(net, "relu").attribute(X, embedded[0], own))
+    torch.testing.assert_close(other, explainer(net, "relu").attribute(others, embedded[1], theirs))
+    assert not torch.allclose(one, explainer(net, "relu").attribute(X, others, own))

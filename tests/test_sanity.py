@@ -11,7 +11,6 @@ from nets import HeadNet, images
 from scipy.stats import pearsonr, spearmanr
 from skimage.feature import hog
 from skimage.metrics import structural_similarity
-from test_nothing_left_behind import assert_same, state_of
 from torch import nn
 from torchvision.models import VisionTransformer
 
@@ -28,6 +27,7 @@ from reid_explain.metrics.sanity import (
 from reid_explain.models.osnet import OSNet
 from reid_explain.models.pooling import GeneralizedMeanPool
 from reid_explain.models.reid import ReIDNet
+from reid_explain.testing import assert_same, state_of
 
 SIMILARITIES = (ssim, spearman, hog_similarity)
 RANDOMISATIONS = (cascading_randomisation, independent_randomisation)

@@ -17,7 +17,6 @@ from sanity_report import draw_maps, in_two_lines
 from sanity_trial import LIKENESS, MODES, Trial, compare
 from subjects import Subject
 from targets import Target
-from test_nothing_left_behind import assert_same, state_of
 
 from reid_explain.datasets import to_tensor
 from reid_explain.metrics.sanity import (
@@ -25,6 +24,7 @@ from reid_explain.metrics.sanity import (
     independent_randomisation,
     spearman,
 )
+from reid_explain.testing import assert_same, state_of
 
 METHODS = ("GradCAM", "RAM", "GradFAM", "Random", "Centre")
 FILES = ("results.json", "per_step.csv", "weights.csv")

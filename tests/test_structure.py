@@ -1,22 +1,31 @@
-"""Imports point one way: capture -> explainers -> amd; nothing below knows what stands above."""
+"""Imports point one way, and importing the package is light."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1] / "reid_explain"
 
-MAY_NOT_IMPORT = {
-    "capture.py": ("explainers", "amd", "metrics", "datasets", "models", "visualization"),
-    "checks.py": ("capture", "explainers", "amd", "metrics", "datasets", "models"),
-    "errors.py": ("",),
-    "explainers": ("amd", "metrics", "datasets", "models", "training", "visualization"),
-    "metrics": ("explainers", "amd", "models", "training", "visualization"),
-    "datasets": ("explainers", "amd", "metrics", "models", "training", "visualization"),
-    "models": ("explainers", "amd", "metrics", "datasets", "training", "visualization"),
-    "amd": ("visualization",),
-    "visualization": ("explainers", "amd", "metrics", "datasets", "models", "training"),
-    "training": ("explainers", "amd", "visualization"),
-}
+LAYERS = (
+    ("errors.py",),
+    ("checks.py", "registry.py"),
+    ("capture.py", "fills.py", "memory_format.py", "vectors.py", "inputs.py"),
+    ("objectives.py", "statistics.py", "visualization"),
+    ("explainers", "datasets", "models"),
+    ("retrieval", "testing.py"),
+    ("metrics",),
+    ("training",),
+    ("amd",),
+    ("benchmark",),
+)
+"""Each imports from itself and from what stands before its own line: none beside it."""
+
+
+def rank(part: str) -> int:
+    return next(number for number, layer in enumerate(LAYERS) if part in layer)
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -30,15 +39,26 @@ def imported_modules(path: Path) -> set[str]:
     return names
 
 
+def part_of(module: str) -> str | None:
+    """The file or folder of the package that a dotted name is in; None for what is outside."""
+    names = module.split(".")
+    if names[0] != ROOT.name or len(names) < 2:
+        return None
+    return names[1] if (ROOT / names[1]).is_dir() else f"{names[1]}.py"
+
+
 def violations(path: Path) -> list[str]:
-    top = path.relative_to(ROOT).parts[0]
-    forbidden = [f"reid_explain.{name}".rstrip(".") for name in MAY_NOT_IMPORT.get(top, ())]
-    return [
-        f"{path.relative_to(ROOT)} imports {name}"
-        for name in sorted(imported_modules(path))
-        if any(name == bad or name.startswith(f"{bad}.") for bad in forbidden)
-        or name.split(".")[0] in ("benchmarks", "examples", "tests")
-    ]
+    own = path.relative_to(ROOT).parts[0]
+    if own == "__init__.py":
+        return []
+    found = []
+    for name in sorted(imported_modules(path)):
+        part = part_of(name)
+        known = part is not None and any(part in layer for layer in LAYERS)
+        up = known and part != own and rank(part) >= rank(own)
+        if up or name.split(".")[0] in ("benchmarks", "examples", "tests"):
+            found.append(f"{path.relative_to(ROOT)} imports {name}")
+    return found
 
 
 def test_imports_point_one_way():
@@ -47,9 +67,41 @@ def test_imports_point_one_way():
     assert [line for path in files for line in violations(path)] == []
 
 
+def test_every_part_has_a_layer():
+    parts = {path.relative_to(ROOT).parts[0] for path in ROOT.rglob("*.py")} - {"__init__.py"}
+    assert parts <= {part for layer in LAYERS for part in layer}
+
+
 def test_the_rule_catches_a_violation(tmp_path, monkeypatch):
-    monkeypatch.setitem(globals(), "ROOT", tmp_path)
-    (tmp_path / "metrics").mkdir()
-    bad = tmp_path / "metrics" / "bad.py"
-    bad.write_text("from reid_explain import explainers\nimport benchmarks\n")
-    assert len(violations(bad)) == 2
+    monkeypatch.setitem(globals(), "ROOT", tmp_path / "reid_explain")
+    for folder in ("metrics", "amd"):
+        (tmp_path / "reid_explain" / folder).mkdir(parents=True)
+    bad = tmp_path / "reid_explain" / "metrics" / "bad.py"
+    bad.write_text("from reid_explain.amd import interpreter\nimport benchmarks\n")
+    assert len(violations(bad)) == 3
+
+
+def modules_after(statement: str) -> set[str]:
+    program = f"import sys\n{statement}\nprint(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    return set(run.stdout.split())
+
+
+@pytest.mark.slow
+def test_importing_the_package_loads_no_world_and_no_zoo():
+    assert {
+        n for n in modules_after("import reid_explain") if n.startswith("reid_explain.")
+    } == set()
+    loaded = modules_after("from reid_explain import GradFAM, ScoreFAM, RAM, ExtremalFAM, Cosine")
+    heavy = ("datasets", "models", "benchmark", "training", "visualization", "retrieval", "amd")
+    assert not [n for n in loaded if n.startswith(tuple(f"reid_explain.{part}" for part in heavy))]
+    assert not loaded & {"pandas", "tyro", "timm", "accelerate"}
+
+
+@pytest.mark.slow
+def test_the_data_sets_and_models_load_no_world():
+    loaded = modules_after("import reid_explain.datasets, reid_explain.models")
+    assert not [n for n in loaded if n.startswith("reid_explain.datasets.synthetic.")]
+    assert not loaded & {"pandas", "tyro", "timm", "accelerate"}

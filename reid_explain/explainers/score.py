@@ -257,8 +257,10 @@ def channel_scores(
         for start in range(0, len(owners), per_forward):
             block = slice(start, start + per_forward)
             channel_maps = activation[rows[block], channels[block]][:, None]
-            masked = masked_images(channel_maps, owners[block], images, baseline)
-            scored = score(masked, rows[block])
+            # No name for the masked images: one block of them lives at a time.
+            scored = score(
+                masked_images(channel_maps, owners[block], images, baseline), rows[block]
+            )
             scores[rows[block], channels[block]] = scored.to(scores.dtype)
             progress.update(len(scored))
     return scores
