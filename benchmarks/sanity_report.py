@@ -24,7 +24,6 @@ INSENSITIVE = 0.9
 """A method whose interval of Spearman's correlation lies above this hardly changes."""
 DRAWN_STEPS = 8
 NAMED_STEPS = 30
-BAND_RESAMPLES = 200
 
 
 def report(
@@ -163,7 +162,7 @@ def draw_curves(trial: Trial, modes: Sequence[str], rows: Rows) -> Figure:
 def draw_curve(axes: Axes, trial: Trial, number: int, name: str, values: np.ndarray) -> None:
     """Draw one method's likeness (layers, images): the mean, and its interval as a band."""
     places = [trial.steps.index(layer) for layer in trial.layers[name]]
-    bands = [bootstrap_mean(torch.from_numpy(v), resamples=BAND_RESAMPLES) for v in values]
+    bands = [bootstrap_mean(torch.from_numpy(v)) for v in values]
     mean, low, high = zip(*bands, strict=True)
     dashes = (number % 2 * 4, (4, 4))  # of two controls that lie on each other, both show
     style = dashes if name in CONTROLS else "-"

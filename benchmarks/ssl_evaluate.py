@@ -167,11 +167,7 @@ def quality(embeddings: Tensor, world: SyntheticReID) -> dict[str, float]:
     """
     parts = embeddings.split([len(world.query), len(world.gallery)])
     query, gallery = (
-        Embedded(
-            part,
-            torch.tensor([record.identity for record in records]),
-            torch.tensor([record.camera for record in records]),
-        )
+        Embedded.of(part, records)
         for part, records in zip(parts, (world.query, world.gallery), strict=True)
     )
     summary = summarize(match_ranks(query, gallery))

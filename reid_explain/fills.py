@@ -80,6 +80,9 @@ One fill is not enough: a mask can be fitted to it. Only ``"other"`` looks at th
 one for each image and of another person.
 """
 
+AREAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+"""The shares of the image that masks keep where maps are found or compared at equal areas."""
+
 
 def unit_range(maps: Tensor) -> Tensor:
     """Return maps (..., H, W) stretched to [0, 1], each by itself; a constant map becomes 0.

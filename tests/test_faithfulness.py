@@ -1,21 +1,16 @@
 """Faithfulness: every figure by hand, against plain loops, and its symmetries."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from nets import HeadNet, images
 
 from reid_explain import InputError, blurred
-from reid_explain.fills import FILLS, mean_color, shuffled_patches
-from reid_explain.metrics.embedding import Embedded
+from reid_explain.fills import AREAS, FILLS, mean_color, shuffled_patches
 from reid_explain.metrics.faithfulness import (
-    AREA_FRACTIONS,
     area_under_curve,
     composite,
     deletion_curve,
@@ -24,12 +19,11 @@ from reid_explain.metrics.faithfulness import (
     increase,
     insertion_curve,
     kept_area,
-    match_similarity,
     pixel_ranks,
     random_phase_maps,
     top_area_masks,
 )
-from reid_explain.metrics.retrieval import average_precision, match_ranks
+from reid_explain.retrieval import Embedded, Gallery
 
 NAN = float("nan")
 close = torch.testing.assert_close
@@ -109,7 +103,7 @@ def test_top_area_masks_by_hand():
         top_area_masks(maps, (0, 0.25, 0.75, 1)),
         [[[[[0, 0], [0, 0]]], [[[0, 0], [0, 1]]], [[[1, 0], [1, 1]]], [[[1, 1], [1, 1]]]]],
     )
-    assert AREA_FRACTIONS == (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+    assert AREAS == (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
     assert top_area_masks(maps).sum(dim=(2, 3, 4)).tolist() == [[0, 0, 1, 1, 2, 3]]
 
 
@@ -323,81 +317,20 @@ def test_figures_must_belong_together():
         increase(q, q[:1])
 
 
-# Match similarity
-
-
-def embedded(embeddings, identities, cameras) -> Embedded:
-    return Embedded(
-        torch.tensor(embeddings, dtype=torch.float64),
-        torch.tensor(identities),
-        torch.tensor(cameras),
-    )
-
-
-def test_match_similarity_by_hand():
-    query = embedded([[2.0, 0.0], [2.0, 0.0], [0.0, 1.0]], [1, 1, 2], [1, 2, 1])
-    gallery = embedded(
-        [[3.0, 0.0], [0.0, 5.0], [1.0, 1.0], [-1.0, 0.0]], [1, 1, 1, 2], [2, 3, 1, 2]
-    )
-    root = math.sqrt(0.5)
-    same(match_similarity(query, gallery), [(1 + 0) / 2, (0 + root) / 2, 0])
-
-
-def test_only_the_identity_from_other_cameras_matches():
-    # Own camera only; junk; distractor; nobody of that identity; a match.
-    query = embedded([[1.0, 0.0]] * 5, [1, -1, 0, 7, 2], [1, 1, 1, 1, 1])
-    gallery = embedded([[1.0, 0.0]] * 4, [1, -1, 0, 2], [1, 2, 2, 2])
-    same(match_similarity(query, gallery), [NAN, NAN, NAN, NAN, 1])
-
-
-@given(st.integers(0, 200))
-def test_match_similarity_agrees_with_a_plain_loop(seed):
-    rng = np.random.default_rng(seed)
-    query, gallery = (
-        embedded(
-            rng.normal(size=(n, 3)) * rng.choice([1e-6, 1, 1e6]),
-            rng.integers(-1, 3, n),
-            rng.integers(1, 3, n),
-        )
-        for n in (5, 9)
-    )
-    expected = []
-    for q, identity, camera in zip(*query[:3], strict=True):
-        cosines = [
-            float(F.cosine_similarity(q / q.norm(), g / g.norm(), dim=0))
-            for g, i, c in zip(*gallery[:3], strict=True)
-            if i == identity and i > 0 and c != camera
-        ]
-        expected.append(sum(cosines) / len(cosines) if cosines else NAN)
-    same(match_similarity(query, gallery), expected)
-
-
-def test_match_similarity_refuses_zero_embeddings():
-    fine = embedded([[1.0, 0.0]], [1], [1])
-    with pytest.raises(InputError, match="query: got the zero vector"):
-        match_similarity(embedded([[0.0, 0.0]], [1], [2]), fine)
-    with pytest.raises(InputError, match="gallery: got shapes"):
-        match_similarity(fine, embedded([[1.0, 0.0]], [1, 2], [1]))
-
-
 def test_the_whole_image_loses_nothing_and_the_fill_everything():
     """AS Drop and AP Drop through masks, fill and model: 0 for mask 1, 1 for mask 0."""
     net = HeadNet().eval()
     x = images(6, seed=3)
     fill = torch.zeros_like(x)
     labels = torch.tensor([1, 1, 1, 2, 2, 2]), torch.tensor([1, 2, 3, 1, 2, 3])
-    gallery = Embedded(net(x).detach(), *labels)
+    gallery = Gallery(Embedded(net(x).detach(), *labels))
     full, empty = torch.ones(6, 1, 12, 8), torch.zeros(6, 1, 12, 8)
 
     def query(mask: torch.Tensor) -> Embedded:
         return Embedded(net(composite(x, mask, fill)).detach(), *labels)
 
-    figures = (
-        lambda q: match_similarity(q, gallery),
-        lambda q: average_precision(match_ranks(q, gallery)),
-    )
-    for figure in figures:
-        original, baseline = figure(query(full)), figure(query(empty))
+    scores = [gallery.scores(query(mask)) for mask in (full, empty)]
+    for original, baseline in zip(*scores, strict=True):
         counted = original > baseline
         assert counted.any()
         assert drop(original, original, baseline)[counted].eq(0).all()

@@ -1,4 +1,4 @@
-"""Likeness of maps against SciPy, scikit-image and hand; randomisation that leaves nothing."""
+"""Likeness of maps against SciPy, scikit-image and hand; randomization that leaves nothing."""
 
 import math
 
@@ -15,24 +15,22 @@ from torch import nn
 from torchvision.models import VisionTransformer
 
 from reid_explain import GradFAM, InputError
-from reid_explain.metrics.sanity import (
-    cascading_randomisation,
+from reid_explain.metrics.faithfulness import weight_entropy
+from reid_explain.metrics.randomization import (
+    cascading_randomization,
     executed_layers,
-    hog_similarity,
-    independent_randomisation,
-    spearman,
-    ssim,
-    weight_entropy,
+    independent_randomization,
 )
+from reid_explain.metrics.similarity import hog_similarity, spearman, ssim
 from reid_explain.models.osnet import OSNet
 from reid_explain.models.pooling import GeneralizedMeanPool
 from reid_explain.models.reid import ReIDNet
 from reid_explain.testing import assert_same, state_of
 
 SIMILARITIES = (ssim, spearman, hog_similarity)
-RANDOMISATIONS = (cascading_randomisation, independent_randomisation)
+RANDOMIZATIONS = (cascading_randomization, independent_randomization)
 every_similarity = pytest.mark.parametrize("similarity", SIMILARITIES)
-every_randomisation = pytest.mark.parametrize("randomisation", RANDOMISATIONS)
+every_randomization = pytest.mark.parametrize("randomization", RANDOMIZATIONS)
 close = torch.testing.assert_close
 
 
@@ -210,8 +208,8 @@ def test_the_order_is_that_of_use():
     order = ["twice", "norm", "pool.p", "scale", "last"]
     net, x = Backwards(), images(1).float()
     assert names(net, x) == order
-    assert list(cascading_randomisation(net, x)) == order[::-1]
-    assert list(independent_randomisation(net, x)) == order[::-1]
+    assert list(cascading_randomization(net, x)) == order[::-1]
+    assert list(independent_randomization(net, x)) == order[::-1]
 
 
 def test_the_classifier_counts_where_logits_are_explained():
@@ -253,12 +251,12 @@ def test_the_pass_that_finds_layers_is_an_evaluation():
 
 def test_a_model_without_layers():
     with pytest.raises(InputError, match="model: got a ReLU without a layer in use"):
-        next(cascading_randomisation(nn.ReLU(), images(1)))
+        next(cascading_randomization(nn.ReLU(), images(1)))
     with pytest.raises(InputError, match="model: got a Linear without a layer"):
         executed_layers(nn.Linear(2, 2), images(1), lambda x: x)
 
 
-# What randomisation does
+# What randomization does
 
 
 def learnt() -> HeadNet:
@@ -281,22 +279,26 @@ LAYERS = {
 }
 
 
-def changed(before: dict[str, object], net: nn.Module) -> set[str]:
+def copied(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def changed(before: dict[str, torch.Tensor], net: nn.Module) -> set[str]:
     now = net.state_dict()
-    return {name for name, value in before["values"].items() if not torch.equal(value, now[name])}
+    return {name for name, value in before.items() if not torch.equal(value, now[name])}
 
 
-@every_randomisation
-def test_what_changes_at_each_step_and_that_nothing_stays(randomisation):
+@every_randomization
+def test_what_changes_at_each_step_and_that_nothing_stays(randomization):
     net, x = learnt(), images(2)
-    before, rng = state_of(net), torch.get_rng_state()
+    before, values, rng = state_of(net), copied(net), torch.get_rng_state()
     expected: set[str] = set()
     steps = []
-    for name in randomisation(net, x):
+    for name in randomization(net, x):
         steps.append(name)
         own = set(LAYERS[name])
-        expected = expected | own if randomisation is cascading_randomisation else own
-        assert changed(before, net) == expected
+        expected = expected | own if randomization is cascading_randomization else own
+        assert changed(values, net) == expected
         assert torch.is_grad_enabled()
         for key in ("modes", "hooks", "flags"):
             assert state_of(net)[key] == before[key]
@@ -310,11 +312,11 @@ class BoomError(RuntimeError):
     pass
 
 
-@every_randomisation
-def test_nothing_stays_after_a_break_an_exception_or_a_close(randomisation):
+@every_randomization
+def test_nothing_stays_after_a_break_an_exception_or_a_close(randomization):
     net, x = learnt(), images(2)
-    before = state_of(net)
-    for _ in randomisation(net, x):
+    before, values = state_of(net), copied(net)
+    for _ in randomization(net, x):
         net.train()(x)  # the caller moves the running statistics
         net.relu.eval()
         net.fleeting += 1
@@ -322,20 +324,20 @@ def test_nothing_stays_after_a_break_an_exception_or_a_close(randomisation):
     assert_same(before, state_of(net))
     assert net.fleeting == 3
     try:
-        for _ in randomisation(net, x):
+        for _ in randomization(net, x):
             raise BoomError
     except BoomError:
         assert_same(before, state_of(net))
-    steps = randomisation(net, x)
+    steps = randomization(net, x)
     next(steps)
     next(steps)
-    assert changed(before, net)
+    assert changed(values, net)
     steps.close()
     assert_same(before, state_of(net))
 
 
-@every_randomisation
-def test_nothing_stays_after_an_exception_in_the_model(randomisation):
+@every_randomization
+def test_nothing_stays_after_an_exception_in_the_model(randomization):
     net = learnt()
     before = state_of(net)
 
@@ -345,12 +347,12 @@ def test_nothing_stays_after_an_exception_in_the_model(randomisation):
         raise BoomError
 
     with pytest.raises(BoomError):
-        next(randomisation(net, images(2), forward_func=forward))
+        next(randomization(net, images(2), forward_func=forward))
     assert_same(before, state_of(net))
 
 
-def values_at(randomisation, net: nn.Module, x: torch.Tensor, at: str, **kwargs) -> dict:
-    for name in randomisation(net, x, **kwargs):
+def values_at(randomization, net: nn.Module, x: torch.Tensor, at: str, **kwargs) -> dict:
+    for name in randomization(net, x, **kwargs):
         if name == at:
             return {key: value.clone() for key, value in net.state_dict().items()}
     raise AssertionError(at)
@@ -359,12 +361,12 @@ def values_at(randomisation, net: nn.Module, x: torch.Tensor, at: str, **kwargs)
 def test_the_weights_depend_on_the_seed_and_the_name_alone():
     net, x = learnt(), images(2)
     torch.manual_seed(1)
-    first = values_at(cascading_randomisation, net, x, "conv")
+    first = values_at(cascading_randomization, net, x, "conv")
     torch.manual_seed(2)
-    again = values_at(cascading_randomisation, net, x[:1], "conv")
-    alone = values_at(independent_randomisation, net, x, "second")
-    other = values_at(cascading_randomisation, net, x, "conv", seed=1)
-    single = values_at(cascading_randomisation, learnt().float(), x.float(), "conv")
+    again = values_at(cascading_randomization, net, x[:1], "conv")
+    alone = values_at(independent_randomization, net, x, "second")
+    other = values_at(cascading_randomization, net, x, "conv", seed=1)
+    single = values_at(cascading_randomization, learnt().float(), x.float(), "conv")
     for name in ("conv.weight", "second.bias", "head.weight"):
         assert torch.equal(first[name], again[name])
         assert not torch.equal(first[name], other[name])
@@ -373,14 +375,14 @@ def test_the_weights_depend_on_the_seed_and_the_name_alone():
     assert not torch.equal(first["second.bias"][:5], first["conv.bias"])
 
 
-@every_randomisation
-def test_layers_of_one_size_differ_and_no_kind_needs_the_global_state(randomisation):
+@every_randomization
+def test_layers_of_one_size_differ_and_no_kind_needs_the_global_state(randomization):
     twins = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    for _ in randomisation(twins, torch.rand(1, 3)):
+    for _ in randomization(twins, torch.rand(1, 3)):
         assert not torch.equal(twins[0].weight, twins[1].weight)
     net, x = vision_transformer(), images(1, (8, 8)).float()
     before, rng = state_of(net), torch.get_rng_state()
-    assert list(randomisation(net, x)) == TRANSFORMER_LAYERS[::-1]
+    assert list(randomization(net, x)) == TRANSFORMER_LAYERS[::-1]
     assert torch.equal(rng, torch.get_rng_state())
     assert_same(before, state_of(net))
 
@@ -394,7 +396,7 @@ def test_a_layer_becomes_what_pytorch_makes_of_a_new_one():
     net[1].running_mean.fill_(4)
     net[1].num_batches_tracked.fill_(7)
     x = torch.rand(1, 16, 3, 3)
-    now = values_at(cascading_randomisation, net, x, "0")
+    now = values_at(cascading_randomization, net, x, "0")
     fresh = {"0": nn.Conv2d(16, 32, 3, groups=2), "3": nn.Linear(32, 400)}
     for name, module in fresh.items():
         for own, reference in module.state_dict().items():
@@ -413,7 +415,7 @@ def test_attention_becomes_what_pytorch_makes_of_it():
         x = torch.rand(3, 1, 64)
         other = torch.rand(3, 1, sizes.get("kdim", 64))
         now = values_at(
-            cascading_randomisation,
+            cascading_randomization,
             net,
             x,
             "in_proj",
@@ -430,15 +432,15 @@ def test_bare_parameters_become_random_at_their_own_scale():
     net, x = vision_transformer(), images(1, (8, 8)).float()
     nn.init.constant_(net.class_token, 5)
     nn.init.zeros_(net.encoder.pos_embedding)
-    now = values_at(independent_randomisation, net, x, "class_token")["class_token"]
+    now = values_at(independent_randomization, net, x, "class_token")["class_token"]
     assert now.unique().numel() == 4
     assert 1 < now.abs().mean() < 15
     name = "encoder.pos_embedding"
-    now = values_at(independent_randomisation, net, x, name)[name]
+    now = values_at(independent_randomization, net, x, name)[name]
     assert now.std() == pytest.approx(0.02, rel=0.5)
     pool = GeneralizedMeanPool(3.0)
     exponents = [
-        float(values_at(cascading_randomisation, pool, x.abs(), "p", seed=seed)["p"])
+        float(values_at(cascading_randomization, pool, x.abs(), "p", seed=seed)["p"])
         for seed in range(20)
     ]
     assert len(set(exponents)) == 20
@@ -450,7 +452,7 @@ def test_explainers_of_the_model_see_each_step():
     net, x = learnt().eval(), images(2)
     explainer = GradFAM(net, "relu")
     own = explainer.attribute(x)
-    maps = [explainer.attribute(x) for _ in cascading_randomisation(net, x)]
+    maps = [explainer.attribute(x) for _ in cascading_randomization(net, x)]
     for earlier, later in zip([own, *maps], maps, strict=False):
         assert not torch.allclose(earlier, later)
     close(explainer.attribute(x), own)
@@ -460,6 +462,6 @@ def test_inference_mode_is_no_hindrance():
     net, x = learnt(), images(2)
     before = state_of(net)
     with torch.inference_mode():
-        assert list(cascading_randomisation(net, x)) == list(LAYERS)
+        assert list(cascading_randomization(net, x)) == list(LAYERS)
     assert_same(before, state_of(net))
     net(x).sum().backward()  # the weights are still normal tensors

@@ -17,11 +17,9 @@ from torch import Tensor
 
 from reid_explain.explainers.gradient import gradient
 from reid_explain.explainers.layout import upsample
-from reid_explain.fills import content_generator
+from reid_explain.fills import AREAS, content_generator
 from reid_explain.memory_format import images_per_forward
 
-AREAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
-"""The areas that a map has to answer for, as shares of the image."""
 AREA_JITTER = 0.2
 """Each area is drawn up to this share of itself below or above."""
 SOFTNESS = 0.15

@@ -6,7 +6,7 @@ Every function gives one value per pair of images; means come after.
 import torch
 from torch import Tensor
 
-from reid_explain.checks import described
+from reid_explain.checks import describe
 from reid_explain.errors import InputError
 
 
@@ -36,7 +36,7 @@ def ranked_precision(scores: Tensor, relevant: Tensor, known: Tensor | None = No
     """
     for name, mask in (("relevant", relevant), ("known", known)):
         if mask is not None and (mask.dtype != torch.bool or mask.shape[-1:] != scores.shape[-1:]):
-            raise InputError(name, described(mask), f"bool (..., {scores.shape[-1]})")
+            raise InputError(name, describe(mask), f"bool (..., {scores.shape[-1]})")
     if known is not None:
         scores = scores.masked_fill(~known, -torch.inf)
         relevant = relevant & known

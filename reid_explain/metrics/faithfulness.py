@@ -1,31 +1,29 @@
-"""Does a map show what the embedding is made of: one value (or curve) per image or query.
+"""Does a map show what the embedding is made of: one value, or curve, per image or query.
 
-Source: Wu et al., FAM, CVPR 2022, section 4.2. Its three figures (AS Drop, AP Drop, AP Increase)
+Source: Wu et al., FAM, CVPR 2022, section 4.2. Its three metrics (AS Drop, AP Drop, AP Increase)
 do not control for the area that a map keeps; the same drops under ``top_area_masks`` do, best
 beside those of ``random_phase_maps``, controls of the same smoothness. A value that a query does
 not have is NaN: average with ``nanmean`` and report how many were left out.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from reid_explain.checks import (
+    at_least_float32,
     check_at_least,
     check_embeddings,
     check_images,
     check_maps,
     check_nonzero,
-    described,
+    describe,
 )
 from reid_explain.errors import InputError
-from reid_explain.fills import unit_range
-from reid_explain.retrieval import Embedded, Gallery
-
-AREA_FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
-"""The kept areas at which maps are compared."""
+from reid_explain.fills import AREAS, unit_range
+from reid_explain.vectors import cosine
 
 TIE_SEED = 0
 
@@ -36,16 +34,16 @@ def explanation_mask(
     """Return the mask M (B, 1, H, W) of each map, in [0, 1].
 
     With L the map stretched to [0, 1]: M is 1 where L >= ``high``, ``kept`` where
-    ``low`` <= L < ``high``, and 0 below. A constant map explains nothing: its mask is 0.
+    ``low`` <= L < ``high``, and 0 below. The mask of a constant map is 0.
 
     Args:
         maps: (B, 1, H, W), at the size of the images.
-        high: From where on the image is kept, in [low, 1].
-        low: From where on the image is kept in part, in (0, high].
-        kept: That part, in [0, 1].
+        high: in [low, 1].
+        low: in (0, high].
+        kept: in [0, 1].
 
     Raises:
-        InputError: If the maps do not fit or a setting is out of its range.
+        InputError: the maps do not fit or a setting is out of its range.
 
     Source: FAM, equation 14.
 
@@ -58,24 +56,25 @@ def explanation_mask(
     if not 0 <= kept <= 1:
         raise InputError("kept", kept, "a share in [0, 1]")
     maps = check_maps("maps", maps)
-    level = unit_range(maps.to(torch.promote_types(maps.dtype, torch.float32)))
+    level = unit_range(at_least_float32(maps))
     return ((level >= high) + kept * ((level >= low) & (level < high))).to(maps.dtype)
 
 
-def top_area_masks(maps: Tensor, fractions: Sequence[float] = AREA_FRACTIONS) -> Tensor:
+def top_area_masks(maps: Tensor, fractions: Sequence[float] = AREAS) -> Tensor:
     """Return for each map and fraction a the mask of its round(a H W) highest pixels.
 
     Equal pixels come in the order of ``pixel_ranks``, so the areas are exact for every map.
 
     Args:
-        maps: (B, 1, H, W), at the size of the images.
-        fractions: The F kept areas, in [0, 1].
+        maps: (B, 1, H, W), at the size of the images. A map in half precision is better upsampled
+            in float32: in bfloat16 it has some hundred levels, and chance decides among equals.
+        fractions: the F kept areas, in [0, 1].
 
     Returns:
         (B, F, 1, H, W), bool.
 
     Raises:
-        InputError: If the maps do not fit or a fraction is out of its range.
+        InputError: the maps do not fit or a fraction is out of its range.
 
     Example:
         >>> maps = torch.tensor([[[[0.1, 0.9], [0.8, 0.3]]]])
@@ -96,7 +95,7 @@ def pixel_ranks(maps: Tensor) -> Tensor:
     that size: no side of the image comes first.
 
     Raises:
-        InputError: If the maps are not (B, 1, H, W), floating point and finite.
+        InputError: the maps are not (B, 1, H, W), floating point and finite.
     """
     maps = check_maps("maps", maps)
     values = maps.flatten(1)
@@ -110,22 +109,21 @@ def pixel_ranks(maps: Tensor) -> Tensor:
 def random_phase_maps(maps: Tensor, seeds: Sequence[int]) -> Tensor:
     """Return a random map of the same smoothness as each map: its random-phase surrogate.
 
-    The amplitude of every spatial frequency is the map's own and its phase is random: mean,
-    variance and circular autocorrelation are the map's, and where things lie is chance. The
-    values tend to a Gaussian, which does not matter where only their order counts, as in
-    ``top_area_masks``. Take it at the layer's resolution and upsample it as the map itself.
-    A constant map comes back as it is.
+    The amplitude of every spatial frequency is the map's own and its phase is random, so mean,
+    variance and circular autocorrelation are the map's. Values tend to a Gaussian, which does not
+    matter where only their order counts, as in ``top_area_masks``. Take it at the layer's
+    resolution and upsample it as the map itself. A constant map comes back as it is.
 
     Args:
         maps: (B, 1, h, w).
-        seeds: One for each map, say the query's number: the phases depend on it and on the size
+        seeds: one for each map, such as the query's number. The phases depend on it and the size
             alone, so that maps of several methods meet the same chance.
 
     Returns:
         (B, 1, h, w).
 
     Raises:
-        InputError: If the maps do not fit or the number of seeds differs from theirs.
+        InputError: the maps do not fit or the number of seeds differs from theirs.
 
     Source: Theiler et al., Testing for nonlinearity in time series: the method of surrogate
     data, Physica D 1992.
@@ -161,7 +159,7 @@ def composite(images: Tensor, masks: Tensor, fill: Tensor) -> Tensor:
         fill: B, (B, C, H, W), one of ``reid_explain.fills.FILLS``.
 
     Raises:
-        InputError: If the shapes do not fit or an image is not finite.
+        InputError: the shapes do not fit or an image is not finite.
 
     Source: FAM, section 4.2.
 
@@ -171,6 +169,8 @@ def composite(images: Tensor, masks: Tensor, fill: Tensor) -> Tensor:
         tensor([[[[4., 3.]]]])
     """
     images = _check_fit(images, "masks", masks, fill)
+    if masks.dtype == torch.bool:
+        return torch.where(masks, images, fill.to(images))
     return torch.lerp(fill.to(images), images, masks.to(images))
 
 
@@ -178,10 +178,10 @@ def _check_fit(images: Tensor, argument: str, masks: Tensor, fill: Tensor) -> Te
     """Return ``images`` if they are finite, with a mask (or map) and a fill for each."""
     images = check_images("images", images)
     if fill.shape != images.shape:
-        raise InputError("fill", described(fill), f"the shape of images, {tuple(images.shape)}")
+        raise InputError("fill", describe(fill), f"the shape of images, {tuple(images.shape)}")
     expected = (len(images), 1, *images.shape[2:])
     if masks.shape != expected:
-        raise InputError(argument, described(masks), f"one for each image, {expected}")
+        raise InputError(argument, describe(masks), f"one for each image, {expected}")
     return images
 
 
@@ -195,21 +195,13 @@ def kept_area(masks: Tensor) -> Tensor:
     return masks.double().mean(dim=(1, 2, 3))
 
 
-def match_similarity(query: Embedded, gallery: Embedded) -> Tensor:
-    """TODO(house): drop. It is ``Gallery(gallery).match_similarity(query)``."""
-    return Gallery(gallery).match_similarity(query)
-
-
 def drop(original: Tensor, explained: Tensor, baseline: Tensor) -> Tensor:
-    r"""Return what share of a query's figure is lost with what its mask removes.
+    r"""Return what share of a query's score is lost with what its mask removes.
 
     .. math:: \frac{\max(0, o - e)}{o - b}
 
-    AS Drop with ``match_similarity``, AP Drop with ``average_precision``. Under the F masks of
-    ``top_area_masks`` the mean of a row is the area-matched drop: each kept area weighs the same,
-    whatever lies between it and the next. NaN where
-    :math:`o - b \le 0` (the fill does no harm, so there is nothing to lose) and where a figure
-    is NaN (no match).
+    AS Drop with ``Gallery.match_similarity``, AP Drop with ``average_precision``. Under the F
+    masks of ``top_area_masks`` the mean of a row is the area-matched drop.
 
     Args:
         original: o, (Q,), of the images.
@@ -218,10 +210,11 @@ def drop(original: Tensor, explained: Tensor, baseline: Tensor) -> Tensor:
 
     Returns:
         Shares from 0, of the shape of ``explained``; above 1 where the masked image is worse
-        than the fill.
+        than the fill. NaN where :math:`o - b \le 0` (the fill does no harm, so there is nothing
+        to lose) and where a score is NaN (no match).
 
     Raises:
-        InputError: If the shapes differ.
+        InputError: the shapes differ.
 
     Source: FAM, equations 15 and 16.
 
@@ -230,9 +223,7 @@ def drop(original: Tensor, explained: Tensor, baseline: Tensor) -> Tensor:
         >>> drop(image, masked, torch.tensor([0.4, 0.4]))  # half of what the fill takes; nothing
         tensor([0.5000, 0.0000])
     """
-    _check_figures(original, explained, baseline)
-    to_explained = (-1, *[1] * (explained.dim() - 1))
-    original, baseline = original.view(to_explained), baseline.view(to_explained)
+    original, baseline = _columns(original, explained, baseline)
     share = (original - explained).clamp_min(0) / (original - baseline)
     return share.where(original > baseline, torch.nan)
 
@@ -241,14 +232,14 @@ def increase(original: Tensor, explained: Tensor) -> Tensor:
     """Return 1 where the masked image retrieves better than the image, else 0; NaN for NaN.
 
     Args:
-        original: Average precision (Q,) of the images.
-        explained: Average precision (Q,), or (Q, F), of the masked images.
+        original: average precision (Q,) of the images.
+        explained: average precision (Q,), or (Q, F), of the masked images.
 
     Returns:
-        Of the shape and dtype of ``explained``.
+        The shape and dtype of ``explained``.
 
     Raises:
-        InputError: If the shapes differ.
+        InputError: the shapes differ.
 
     Source: FAM, equation 17.
 
@@ -256,35 +247,31 @@ def increase(original: Tensor, explained: Tensor) -> Tensor:
         >>> increase(torch.tensor([0.8, 0.8]), torch.tensor([0.6, 0.9]))
         tensor([0., 1.])
     """
-    _check_figures(original, explained, original)
-    original = original.view(-1, *[1] * (explained.dim() - 1))
+    original, _ = _columns(original, explained, original)
     better = (explained > original).to(explained.dtype)
     return better.where(~(original.isnan() | explained.isnan()), torch.nan)
 
 
-def _check_figures(original: Tensor, explained: Tensor, baseline: Tensor) -> None:
-    fits = original.shape == baseline.shape == explained.shape[:1] and explained.dim() in (1, 2)
-    if not fits:
-        shapes = [tuple(figure.shape) for figure in (original, explained, baseline)]
+def _columns(original: Tensor, explained: Tensor, baseline: Tensor) -> tuple[Tensor, Tensor]:
+    """Return o and b (Q,) with the dimensions of e, (Q,) or (Q, F)."""
+    if original.shape != baseline.shape or original.shape != explained.shape[:1]:
+        shapes = [tuple(scores.shape) for scores in (original, explained, baseline)]
         raise InputError("original, explained, baseline", shapes, "(Q,), (Q,) or (Q, F), (Q,)")
+    shape = (-1, *[1] * (explained.dim() - 1))
+    return original.view(shape), baseline.view(shape)
 
 
 def area_under_curve(fractions: Tensor, values: Tensor) -> Tensor:
-    """Return the area under curves (..., F) by the trapezoid rule, over the range of fractions.
-
-    So it is a mean height: a constant curve has its own value. Insertion and deletion scores.
+    """Return the mean height (...) of curves (..., F), by the trapezoid rule.
 
     Args:
         fractions: (F,), ascending, F of at least 2.
         values: (..., F).
 
-    Returns:
-        (...).
-
     Raises:
-        InputError: If there is one point only, the lengths differ or the fractions descend.
+        InputError: there is one point only, the lengths differ or the fractions descend.
 
-    Source: Petsiuk et al., RISE, BMVC 2018.
+    Source: Petsiuk et al., RISE, BMVC 2018: insertion and deletion scores.
 
     Example:
         >>> area_under_curve(torch.tensor([0.0, 0.5, 1.0]), torch.tensor([0.0, 1.0, 1.0]))
@@ -292,7 +279,7 @@ def area_under_curve(fractions: Tensor, values: Tensor) -> Tensor:
     """
     ascending = fractions.dim() == 1 and len(fractions) > 1 and bool((fractions.diff() > 0).all())
     if not ascending or values.shape[-1:] != fractions.shape:
-        got = f"{described(fractions)} with values {described(values)}"
+        got = f"{describe(fractions)} with values {describe(values)}"
         raise InputError("fractions", got, "ascending (F,), F of at least 2, values (..., F)")
     return torch.trapezoid(values, fractions.to(values), dim=-1) / (fractions[-1] - fractions[0])
 
@@ -305,7 +292,7 @@ def insertion_curve(
     steps: int = 32,
     batch_size: int = 32,
 ) -> Tensor:
-    """Return how each image's embedding appears as its highest pixels come into the fill.
+    """Return how each image's embedding appears as its highest pixels replace the fill.
 
     The value at i is cos(f(E_i), f(X)), with E_i the fill and the i / ``steps`` highest pixels
     of the image: the higher its area (``area_under_curve``), the better the map.
@@ -315,25 +302,23 @@ def insertion_curve(
         images: X, (B, C, H, W).
         maps: (B, 1, H, W); equal pixels in the order of ``pixel_ranks``.
         fill: (B, C, H, W), one of ``reid_explain.fills.FILLS``.
-        steps: Pixels come in so many equal parts.
-        batch_size: The most images in one forward pass; it bounds the memory.
+        steps: number of equal parts in which pixels are replaced.
+        batch_size: the most images in one forward pass; it bounds the memory.
 
     Returns:
         (B, steps + 1) float64 in [-1, 1], at fractions 0, 1/steps, ..., 1; a partial image whose
         embedding is zero has cosine 0.
 
     Raises:
-        InputError: If shapes do not fit, a value is NaN or infinite, or an image's embedding is
-            zero.
+        InputError: shapes do not fit, a value is not finite, or an image's embedding is zero.
 
-    Source: Petsiuk et al., RISE, BMVC 2018, with the cosine in the place of the class
-    probability.
+    Source: Petsiuk et al., RISE, BMVC 2018, with the cosine in place of the class probability.
 
     Example:
         >>> image = torch.tensor([[[[2.0, 0.0]], [[0.0, 1.0]]]])  # red, then green
-        >>> mean_colour = lambda images: images.mean(dim=(2, 3))
+        >>> mean_color = lambda images: images.mean(dim=(2, 3))
         >>> red_first = torch.tensor([[[[1.0, 0.0]]]])
-        >>> insertion_curve(mean_colour, image, red_first, torch.zeros_like(image), steps=2)
+        >>> insertion_curve(mean_color, image, red_first, torch.zeros_like(image), steps=2)
         tensor([[0.0000, 0.8944, 1.0000]], dtype=torch.float64)
     """
     masks = _step_masks(images, maps, fill, steps)
@@ -350,11 +335,31 @@ def deletion_curve(
 ) -> Tensor:
     """Return how each image's embedding fades as the fill replaces its highest pixels.
 
-    The counterpart of ``insertion_curve``, with the same arguments, values and source: the
-    lower its area, the better the map.
+    Arguments, values and source as of ``insertion_curve``; the lower its area, the better the map.
     """
     masks = ~_step_masks(images, maps, fill, steps)
     return _similarities(forward_func, images, masks, fill, batch_size)
+
+
+def weight_entropy(weights: Tensor) -> Tensor:
+    """Return the entropy (B,) of each image's channel weights (B, K) over log K, in [0, 1].
+
+    1 is the uniform mean of the channels, 0 one channel alone; a single channel scores 1.
+
+    Raises:
+        InputError: the weights are negative or do not sum to 1.
+
+    Example:
+        >>> weight_entropy(torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0]]))
+        tensor([1.0000, 0.5000], dtype=torch.float64)
+    """
+    shares = weights.double()
+    sums_to_1 = shares.dim() == 2 and bool(((shares.sum(dim=1) - 1).abs() < 1e-3).all())
+    if not sums_to_1 or bool((shares < 0).any()):
+        raise InputError("weights", describe(weights), "(B, K), at least 0 with sums of 1")
+    if shares.shape[1] == 1:
+        return torch.ones_like(shares[:, 0])
+    return -torch.xlogy(shares, shares).sum(dim=1) / math.log(shares.shape[1])
 
 
 def _step_masks(images: Tensor, maps: Tensor, fill: Tensor, steps: int) -> Tensor:
@@ -381,8 +386,7 @@ def _similarities(
         torch.split(rows, batch_size), torch.split(masks.flatten(0, 1), batch_size), strict=True
     ):
         partial = _embed(forward_func, composite(images[row], mask, fill[row]))
-        tiny = torch.finfo(partial.dtype).tiny
-        cosines.append(cosine_similarity(partial, whole[row], eps=tiny))
+        cosines.append(cosine(partial, whole[row]))
     return torch.cat(cosines).view(masks.shape[:2])
 
 

@@ -45,7 +45,7 @@ class Embedded(_Columns):
     ) -> "Embedded":
         """Take the columns; without roles, all are persons."""
         if roles is None:
-            roles = _legacy_roles(identities)
+            roles = torch.full_like(identities, PERSON)
         return super().__new__(cls, embeddings, identities, cameras, roles)
 
     @classmethod
@@ -55,7 +55,6 @@ class Embedded(_Columns):
         identities = torch.tensor([record.identity for record in records], device=device)
         cameras = torch.tensor([record.camera for record in records], device=device)
         roles = torch.tensor([record.role.value for record in records], device=device)
-        roles = torch.where(roles == PERSON, _legacy_roles(identities), roles)
         return cls(embeddings, identities, cameras, roles)
 
     @classmethod
@@ -70,14 +69,6 @@ class Embedded(_Columns):
     def to(self, device: torch.device | str) -> "Embedded":
         """Return the columns on ``device``."""
         return Embedded(*(column.to(device) for column in self))
-
-
-def _legacy_roles(identities: Tensor) -> Tensor:
-    # TODO(house): drop, with the identities -1 and 0 that mean junk and distractor.
-    roles = torch.full_like(identities, PERSON)
-    roles[identities == 0] = Role.DISTRACTOR.value
-    roles[identities == -1] = JUNK
-    return roles
 
 
 def relevance(query: Embedded, gallery: Embedded) -> tuple[Tensor, Tensor]:

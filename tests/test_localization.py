@@ -1,4 +1,4 @@
-"""Localisation and intervals: hand-computed values and properties."""
+"""Localization: hand-computed values and properties."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.stats import bootstrap
 
 from reid_explain import InputError
-from reid_explain.metrics.intervals import bootstrap_mean
-from reid_explain.metrics.localisation import area, energy_inside, pointing_game
+from reid_explain.metrics.localization import area, energy_inside, pointing_game
 
 REGION = torch.tensor([[True, False, False], [True, True, False]])[None, None]
 
@@ -63,27 +61,3 @@ def test_errors():
         pointing_game(maps, maps)
     with pytest.raises(InputError, match="maps: got 6 NaN"):
         pointing_game(torch.full((1, 1, 2, 3), float("nan")), REGION)
-    for values in (torch.zeros(0), torch.zeros(2, 2), torch.tensor([1, float("nan")])):
-        with pytest.raises(InputError, match="values: got"):
-            bootstrap_mean(values)
-
-
-def test_bootstrap_agrees_with_scipy():
-    values = torch.randn(80, generator=torch.Generator().manual_seed(1)) ** 2
-    ours = bootstrap_mean(values, resamples=5000)
-    scipys = bootstrap(
-        (values.double().numpy(),), np.mean, n_resamples=5000, method="percentile", rng=0
-    ).confidence_interval
-    assert ours.mean == pytest.approx(values.double().mean().item())
-    assert ours.low == pytest.approx(scipys.low, abs=0.02)
-    assert ours.high == pytest.approx(scipys.high, abs=0.02)
-    assert ours == bootstrap_mean(values, resamples=5000)
-
-
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    generator = torch.Generator().manual_seed(2)
-    covered = 0
-    for _ in range(200):
-        interval = bootstrap_mean(torch.randn(60, generator=generator), resamples=300)
-        covered += interval.low <= 0 <= interval.high
-    assert 0.88 <= covered / 200 <= 0.99
