@@ -1,183 +1,183 @@
-"""benchmarks/sanity.py from end to end, on a small world and a small network."""
+"""The sanity benchmark from end to end, on a small world and a small network."""
 
 import json
-from contextlib import redirect_stdout
-from functools import partial
-from io import StringIO
-from pathlib import Path
+import math
 
 import pytest
-import sanity
 import torch
-from methods import explainers
-from nets import small_reid_net
 from PIL import Image
-from run_folder import Rows
-from sanity_report import draw_maps, in_two_lines
-from sanity_trial import LIKENESS, MODES, Trial, compare
-from subjects import Subject
-from targets import Target
+from tiny_world import Brightness, TinyWorld, tiny_target
 
-from reid_explain.datasets import to_tensor
-from reid_explain.metrics.sanity import (
-    cascading_randomisation,
-    independent_randomisation,
-    spearman,
-)
+from reid_explain import InputError
+from reid_explain.benchmark import Sanity
+from reid_explain.benchmark.command_line import main
+from reid_explain.benchmark.run import Row, Rows
+from reid_explain.benchmark.sanity import MEASURES, MODES
+from reid_explain.metrics.sanity import spearman
 from reid_explain.testing import assert_same, state_of
 
 METHODS = ("GradCAM", "RAM", "GradFAM", "Random", "Centre")
-FILES = ("results.json", "per_step.csv", "weights.csv")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_images():
-    """A sixteenth of the pixels, so that the runs take seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sanity, "to_tensor", partial(to_tensor, size=(64, 32)))
-        yield
-
-
-def arguments(small_files: Path, output: Path, *more: str) -> list[str]:
-    return [
-        *("--dataset", "market1501", "--root", str(small_files / "market"), "--images", "2"),
-        *("--weights", str(small_files / "model.json"), "--methods", ",".join(METHODS)),
-        *("--output", str(output), *more),
-    ]
+LAYERS = ["classifier", "neck", "last", "stem"]
 
 
 @pytest.fixture(scope="module")
-def whole(small_files, tmp_path_factory) -> Path:
+def whole(tmp_path_factory):
     output = tmp_path_factory.mktemp("whole") / "run"
-    with redirect_stdout(StringIO()) as printed:
-        sanity.main(arguments(small_files, output))
-    (output / "printed.txt").write_text(printed.getvalue())
-    return output
+    with pytest.MonkeyPatch.context() as patch:
+        printed = []
+        patch.setattr("builtins.print", lambda *texts, **options: printed.extend(texts))
+        Sanity(images=2).run(tiny_target(), TinyWorld(), methods=METHODS, output=output, show=True)
+    return output, str(printed[-1])
 
 
 def test_results(whole):
-    results = json.loads((whole / "results.json").read_text())
+    output, _ = whole
+    results = json.loads((output / "results.json").read_text())
     assert results["images"] == 2
-    assert results["layers"][0] == "classifier"
-    assert results["layers"][-1] == "backbone.conv1"
+    assert results["layers"] == LAYERS
     for methods in results["modes"].values():
         assert list(methods) == list(METHODS)
-        for name, figures in methods.items():
-            assert figures["insensitive"] == (name in ("Random", "Centre")), name
-            for measure in LIKENESS:
-                low, high = figures[measure]["interval"]
-                assert low <= figures[measure]["mean"] <= high
-        for name in ("Random", "Centre"):
-            for measure in LIKENESS:
-                assert methods[name][measure]["interval"] == pytest.approx([1, 1])
-    assert results["weights"]["ScoreFAM"]["entropy"]["mean"] > 0.99
+        for name, found in methods.items():
+            assert found["insensitive"] == (name in ("Random", "Centre")), name
+            assert found["no_map"] == 0
+            for measure in MEASURES:
+                low, high = found[measure]["interval"]
+                assert low <= found[measure]["mean"] <= high
+                if name in ("Random", "Centre"):
+                    assert [low, high] == pytest.approx([1, 1])
+    assert results["weights"] == {}
     for name in ("curves", "maps_cascading", "maps_independent"):
-        with Image.open(whole / f"{name}.png") as picture:
+        with Image.open(output / f"{name}.png") as picture:
             assert picture.width > 500
 
 
 def test_a_method_counts_the_layers_that_take_part_in_what_it_explains(whole):
-    results = json.loads((whole / "results.json").read_text())
-    methods, layers = results["modes"]["cascading"], results["layers"]
-    after = {"GradCAM": 0, "GradFAM": 1, "RAM": 2}  # classifier; and neck
-    for name, skipped in after.items():
-        assert list(methods[name]["spearman"]["curve"]) == layers[skipped:]
+    results = json.loads((whole[0] / "results.json").read_text())
+    for name, behind in {"GradCAM": LAYERS, "GradFAM": LAYERS[1:], "RAM": LAYERS[2:]}.items():
+        assert list(results["modes"]["cascading"][name]["spearman"]["curve"]) == behind
 
 
 def test_the_table_says_which_maps_hardly_change(whole):
-    printed = (whole / "printed.txt").read_text()
+    _, printed = whole
     for mode in ("cascading", "independent"):
-        assert f"INSENSITIVE to {mode} randomisation: Random *, Centre *. Spearman" in printed
+        assert f"INSENSITIVE to {mode} randomization: Random *, Centre *. Spearman" in printed
     lines = printed.splitlines()
     assert [line.split()[0] for line in lines[1:6]] == list(METHODS)
-    assert lines[0].split() == ["cascading,", "44", "layers", "SSIM", "Spearman", "HOG"]
+    assert lines[0].split() == ["cascading,", "4", "layers", "SSIM", "Spearman", "HOG"]
 
 
-def test_an_interrupted_run_ends_with_the_same_table(small_files, whole, tmp_path, capsys):
-    cut = tmp_path / "run"
-    cut.mkdir()
-    (cut / "settings.json").write_bytes((whole / "settings.json").read_bytes())
-    for name in ("per_step.csv", "weights.csv"):
-        rows = (whole / name).read_bytes()
-        (cut / name).write_bytes(rows[: len(rows) * 7 // 10])
-    sanity.main(arguments(small_files, cut, "--resume"))
-    for name in FILES:
-        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
-    assert capsys.readouterr().out == (whole / "printed.txt").read_text()
+@pytest.mark.slow
+def test_an_interrupted_run_ends_with_the_same_table(whole, tmp_path):
+    output, _ = whole
+    (shard,) = output.glob("rows-*.jsonl")
+    (tmp_path / "settings.json").write_bytes((output / "settings.json").read_bytes())
+    (tmp_path / shard.name).write_bytes(shard.read_bytes()[: shard.stat().st_size * 7 // 10])
+    task = Sanity(images=2)
+    task.run(tiny_target(), TinyWorld(), methods=METHODS, output=tmp_path, resume=True)
+    for name in ("results.json", "rows.csv"):
+        assert (tmp_path / name).read_bytes() == (output / name).read_bytes(), name
+
+
+def test_channel_weights_of_the_methods_that_score_channels():
+    frame = Sanity(images=1).run(tiny_target(classes=0), TinyWorld())
+    of_scores = frame[frame["method"] == "ScoreFAM"]
+    assert list(of_scores["metric"]) == [
+        *("weights:entropy", "weights:score_range", "weights:spearman_with_mean")
+    ]
+    assert 0 < of_scores["value"].iloc[0] <= 1
+    named = Sanity(images=1, mode="cascading").run(
+        tiny_target(classes=0), TinyWorld(), methods=["ScoreFAM"]
+    )
+    assert len(named) == 3 + 3 * 3  # weights; three measures of three layers
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_by_hand(mode):
+    """One step written out; and the model is what it was after the run."""
+    target = tiny_target()
+    before = state_of(target.model)
+    frame = Sanity(images=1, mode=mode, seed=3).run(target, TinyWorld(), methods=["GradFAM"])
+    assert_same(state_of(target.model), before)
+    world = TinyWorld()
+    (case,) = frame["case"].unique()
+    (query,) = (record for record in world.query if record.path.name == case)
+    image = target.spec.to_tensor(world.load(query))[None]
+
+    def map_() -> torch.Tensor:
+        output = {}
+        handle = target.layer.register_forward_hook(lambda m, i, o: output.update(a=o))
+        length = target.model(image).norm()
+        handle.remove()
+        (slope,) = torch.autograd.grad(length, output["a"])
+        map_ = (slope.mean((2, 3), keepdim=True) * output["a"]).sum(1, keepdim=True).relu()
+        return torch.nn.functional.interpolate(map_.detach(), (32, 16), mode="bilinear")
+
+    trained = map_()
+    for layer in MODES[mode](target.model, image, seed=3):
+        if layer == "last":
+            other = map_()
+    (value,) = frame[frame["metric"] == f"{mode}:spearman:last"]["value"]
+    assert value == pytest.approx(spearman(trained, other).item(), abs=1e-6)
+    assert value < 0.99
+
+
+def test_no_map_is_recorded_where_a_broken_model_has_none(tmp_path, capsys):
+    target = tiny_target()
+    trained = target.model.last.weight.clone()
+
+    class Fragile(Brightness):
+        def attribute(self, images):
+            if not torch.equal(target.model.last.weight, trained):
+                raise InputError("layer", "an output without influence", "another")
+            return super().attribute(images)
+
+    task = Sanity(images=2, mode="independent")
+    frame = task.run(target, TinyWorld(), methods=[Fragile], output=tmp_path, show=True)
+    assert frame["value"].isna().sum() == 2 * len(MEASURES)
+    found = json.loads((tmp_path / "results.json").read_text())["modes"]["independent"]["Fragile"]
+    assert found["no_map"] == 2
+    assert found["spearman"]["curve"] == {"neck": 1.0, "last": None, "stem": 1.0}
+    assert "No map of the broken model (independent), in no mean: Fragile 2 times." in (
+        capsys.readouterr().out
+    )
+    assert not any(math.isnan(bound) for bound in found["spearman"]["interval"])
+
+
+def test_the_model_is_restored_after_an_error(monkeypatch):
+    target = tiny_target()
+    before = state_of(target.model)
+    monkeypatch.setitem(MEASURES, "hog", lambda a, b: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Sanity(images=1).run(target, TinyWorld(), methods=["GradFAM"])
+    assert_same(state_of(target.model), before)
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--methods", "GradFAM,LIME"], "sanity.py: --methods: got LIME, expected names among"),
-        (["--images", "0"], "sanity.py: --images: got 0"),
+        (["--methods", "GradFAM,LIME"], "sanity.py: methods: got LIME, expected names among"),
+        (["--images", "0"], "sanity.py: images: got 0"),
         (["--root", "absent"], "sanity.py: root: got .*absent"),
         (["--layer", "backbone.layer5"], "sanity.py: layer: got 'backbone.layer5'"),
-        (["--weights", "absent.json"], "sanity.py: card: got absent.json"),
-        (["--device", "cuda:7"], "sanity.py: --device: got cuda:7"),
+        (["--methods", "FullImage"], "methods: got FullImage"),
     ],
 )
-def test_bad_arguments(small_files, tmp_path, more, message):
+def test_mistakes_are_found_before_the_folder_is_claimed(small_files, tmp_path, more, message):
+    common = ["--dataset", "market1501", "--root", str(small_files / "market")]
+    common += ["--weights", str(small_files / "model.json"), "--image-size", "64", "32"]
     with pytest.raises(SystemExit, match=message):
-        sanity.main([*arguments(small_files, tmp_path / "run"), *more])
+        main(Sanity, [*common, "--output", str(tmp_path / "run"), *more])
     assert not (tmp_path / "run").exists()
 
 
-def test_the_folder_of_another_run_is_refused(small_files, whole):
-    with pytest.raises(SystemExit, match="of an earlier run, expected another folder, or --resume"):
-        sanity.main(arguments(small_files, whole))
-    with pytest.raises(SystemExit, match="of a run with other settings"):
-        sanity.main(arguments(small_files, whole, "--resume", "--seed", "1"))
+def test_no_query_with_a_match():
+    world = TinyWorld()
+    world.gallery = tuple(record._replace(identity=9) for record in world.gallery)
+    with pytest.raises(InputError, match="no query with a match from another camera"):
+        Sanity().run(tiny_target(), world, methods=["GradFAM"])
 
 
-def test_no_query_with_a_match(small_files, tmp_path, monkeypatch):
-    monkeypatch.setattr(sanity, "match_of", lambda query, gallery: None)
-    with pytest.raises(SystemExit, match="--root: got no query with a match from another camera"):
-        sanity.main(arguments(small_files, tmp_path / "run"))
-
-
-def trial(*methods: str) -> Trial:
-    model = small_reid_net()
-    images, references = torch.randn(2, 1, 3, 64, 32, generator=torch.Generator().manual_seed(0))
-    subjects = {"a.jpg": Subject(images, references, torch.tensor([1]))}
-    target = Target(model, model.backbone.layer4)
-    return Trial(target, subjects, explainers(target, methods), seed=3)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_rows_by_hand(mode, tmp_path):
-    """One step written out; and the model is what it was after the run."""
-    one = trial("GradFAM")
-    model, (subject,) = one.target.model, one.subjects.values()
-    before = state_of(model)
-    rows = Rows(tmp_path / "rows.csv", ("layer", "mode", "image", "method"), tuple(LIKENESS))
-    compare(one, mode, rows)
-    draw_maps(one, mode)
-    assert_same(state_of(model), before)
-
-    randomise = {
-        "cascading": cascading_randomisation,
-        "independent": independent_randomisation,
-    }[mode]
-    trained = one.methods["GradFAM"](subject)
-    for layer in randomise(model, subject.images, seed=3):
-        if layer == "backbone.layer3.0.conv1":
-            other = one.methods["GradFAM"](subject)
-    figures = rows.rows["backbone.layer3.0.conv1", mode, "a.jpg", "GradFAM"]
-    assert figures["spearman"] == spearman(trained, other).item() < 0.99
-
-
-def test_the_model_is_restored_after_an_error(tmp_path):
-    one = trial("GradFAM")
-    before = state_of(one.target.model)
-    one.methods["GradFAM"] = lambda subject: 1 / 0
-    rows = Rows(tmp_path / "rows.csv", ("layer", "mode", "image", "method"), tuple(LIKENESS))
-    with pytest.raises(ZeroDivisionError):
-        compare(one, "cascading", rows)
-    assert_same(state_of(one.target.model), before)
-
-
-def test_layer_names_in_two_lines():
-    assert in_two_lines("backbone.layer4.1.bn2") == "backbone.\nlayer4.1.bn2"
-    assert in_two_lines("conv4.0.conv2b.1.conv1") == "conv4.0.\nconv2b.1.conv1"
-    assert in_two_lines("classifier") == "classifier"
+def test_rows_of_an_image_without_a_map_count_as_done(tmp_path):
+    rows = Rows(tmp_path)
+    rows.add(Row("a", 1, "GradFAM", {"cascading:ssim:last": math.nan}))
+    assert Rows(tmp_path).has("a", "GradFAM", ["cascading:ssim:last"])

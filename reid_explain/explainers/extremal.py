@@ -292,6 +292,9 @@ class ExtremalFAM(ExtremalExplainer, ReferenceExplainer):
         return torch.cat(starts), agreement
 
 
+EXPLAINERS.register(partial(ExtremalFAM, rounds=1, descents=4), name="ExtremalFAMFast")
+
+
 def simple_maps(activation: Tensor, slope: Tensor) -> Tensor:
     """Return the channel mean, RAM, Grad-RAM and a blob in the center, together (n, 4, h, w).
 

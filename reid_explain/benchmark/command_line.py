@@ -1,0 +1,151 @@
+"""What the command lines of the benchmarks share: options, and errors of one line."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, make_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import tyro
+
+from reid_explain.benchmark.target import Precision, Target
+from reid_explain.benchmark.task import Task
+from reid_explain.datasets.registry import SYNTHETIC, open_dataset
+from reid_explain.errors import InputError
+from reid_explain.models.checkpoints import open_checkpoint
+from reid_explain.models.network import EmbeddingNet
+from reid_explain.models.pretrained import load_pretrained, load_trained
+
+SHIPPED = "synthetic"
+"""The model that comes with the package."""
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions:
+    """The model that is explained.
+
+    Args:
+        model: synthetic (the package's own), a name that build_model takes, or timm/NAME
+        weights: a checkpoint, or the .json card that train_target.py wrote
+        layer: dotted name; by default the last map of the model
+        image_size: height and width of its images; by default what the model says
+        device: cpu, cuda (one GPU per process), cuda:1, ...
+        precision: of the model
+    """
+
+    model: str = SHIPPED
+    weights: Path | None = None
+    layer: str | None = None
+    image_size: tuple[int, int] | None = None
+    device: str = "cpu"
+    precision: Precision = "float32"
+
+    @property
+    def label(self) -> str:
+        """The name of the model in tables: of a file without a name, that of the file."""
+        return self.weights.name if self.weights and self.model == SHIPPED else self.model
+
+    def open(self) -> Target:
+        """Return the model with its weights, in eval mode, on the device.
+
+        Raises:
+            InputError: If there are no weights or they do not fit, the model has no such layer,
+                or the device is not there.
+        """
+        device = open_device(self.device)
+        model = open_model(self.model, self.weights).eval().to(device)
+        model.to(memory_format=torch.channels_last)
+        spec = model.input_spec
+        if self.image_size is not None:
+            spec = spec.replace(size=self.image_size)
+        return Target(model, self.layer, spec, device, self.precision, self.label)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The run.
+
+    Args:
+        dataset: synthetic, market1501, folder, ..., or module:Class
+        root: the data set's folder; synthetic has none
+        methods: names or module:Class, between spaces or commas; by default those that suit
+        output: a folder; by default one in outputs
+        resume: go on with the run in --output
+    """
+
+    dataset: str = SYNTHETIC
+    root: Path | None = None
+    methods: tuple[str, ...] = ()
+    output: Path | None = None
+    resume: bool = False
+
+
+def main(task: type[Task], arguments: Sequence[str] | None = None) -> None:
+    """Run a task as a command line says."""
+    script = f"{task.name}.py"
+    fields = [("task", task), ("target", TargetOptions), ("run", RunOptions)]
+    line = make_dataclass(task.__name__, fields, namespace={"__doc__": task.__doc__})
+    options: Any = read(line, arguments, script)
+    target, run = options.target, options.run
+    parts = [p for p in (run.dataset, target.label) if p != "synthetic"]
+    folder = "_".join([task.name, *parts]).replace("/", "-").replace(":", "-")
+    with one_line_errors(script):
+        options.task.run(
+            target.open(),
+            open_dataset(run.dataset, run.root),
+            methods=[name for names in run.methods for name in names.split(",") if name],
+            output=run.output or Path("outputs", folder),
+            resume=run.resume,
+            show=True,
+        )
+
+
+def read(settings: type[Settings], arguments: Sequence[str] | None, script: str) -> Settings:
+    """Return settings, a dataclass of them or of dataclasses, from a command line."""
+    plain: Any = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    return tyro.cli(settings, prog=script, args=arguments, config=plain)
+
+
+@contextmanager
+def one_line_errors(script: str) -> Iterator[None]:
+    """End with one line where an input is wrong, a package missing, a file not written."""
+    sys.path.append(os.getcwd())  # So that module:Class finds a file that lies here.
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        sys.exit(f"{script}: {error.name} is not installed; see docs/install.md for extras")
+    except (InputError, OSError) as error:
+        sys.exit(f"{script}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{script}: interrupted; the same command with --resume goes on")
+
+
+def open_device(name: str) -> torch.device:
+    """Return a device; of ``cuda``, the GPU of this process where a launcher started several."""
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        came = f"{name} ({str(error).splitlines()[0]})"
+        raise InputError("device", came, "a device that is here") from error
+
+
+def open_model(name: str, weights: Path | None) -> EmbeddingNet:
+    """Return a network with its weights; which one, a file says where ``name`` is ``SHIPPED``.
+
+    Raises:
+        InputError: If a network other than the shipped one has no weights, they do not fit, or
+            they are of no network that can be told from them.
+    """
+    if weights is None and name == SHIPPED:
+        return load_pretrained(name)
+    if weights is None:
+        raise InputError("weights", "nothing", f"a checkpoint of {name}")
+    if weights.suffix == ".json":
+        return load_trained(weights)
+    return open_checkpoint(weights, name=None if name == SHIPPED else name)

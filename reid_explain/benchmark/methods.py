@@ -1,0 +1,141 @@
+"""Explainers as the benchmarks use them: by name, on a target, whatever they need."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from reid_explain.benchmark.target import Target
+from reid_explain.checks import describe
+from reid_explain.errors import InputError
+from reid_explain.explainers.registry import EXPLAINERS
+
+Explainable = str | Callable[..., Any]
+"""A registered name, ``"module:Class"``, an explainer class, or a partial of one."""
+Explain = Callable[..., Any]
+"""Of a subject and options of ``attribute``, to maps (B, 1, h, w)."""
+
+
+class Subject(NamedTuple):
+    """Images (B, 3, H, W), the references of methods of pairs, the classes (B,) of class-based."""
+
+    images: Tensor
+    references: Tensor | None = None
+    target: Tensor | None = None
+
+
+class FullImage:
+    """The control that keeps the whole image: it has no map."""
+
+    is_control = True
+
+    def __init__(self, forward_func: Any, layer: Any) -> None:
+        pass
+
+    def attribute(self, inputs: Tensor) -> None:
+        """Return no map."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """An explainer class, or a partial of one with settings, under the name of a table's row.
+
+    A class says what it is, as ``Explainer`` has it: ``explains``, ``needs``, ``cost``,
+    ``is_control``. One that does not explains the embedding, in one pass, and needs what its
+    ``attribute`` has of "references" and "target". Maps may have any size.
+    """
+
+    name: str
+    explainer: Callable[..., Any]
+
+    def fact(self, name: str, default: Any = None) -> Any:
+        """Return what the class says of itself."""
+        return getattr(getattr(self.explainer, "func", self.explainer), name, default)
+
+    def takes(self, option: str) -> bool:
+        """Tell whether ``attribute`` has an option."""
+        return option in inspect.signature(self.fact("attribute", id)).parameters
+
+    @property
+    def explains(self) -> str:
+        """Which function of a target it explains."""
+        return str(self.fact("explains", "embedding"))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Keywords that ``attribute`` needs beside the images."""
+        implied = (name for name in ("references", "target") if self.takes(name))
+        return tuple(self.fact("needs", implied))
+
+    def on(self, target: Target, **settings: Any) -> Explain:
+        """Return the function that explains subjects to a target.
+
+        Raises:
+            InputError: If the explainer does not suit the target.
+        """
+        if not target.has_classes and (self.explains == "logits" or "target" in self.needs):
+            came = f"{self.name} of a model without a classifier"
+            raise InputError("methods", came, "methods that explain no class")
+        if for_target := self.fact("for_target"):
+            settings = {**getattr(self.explainer, "keywords", {}), **settings}
+            attribute = for_target(target, **settings).attribute
+        else:
+            function = getattr(target, self.explains)
+            attribute = self.explainer(function, target.layer, **settings).attribute
+        resizes, needs = "interpolate_mode" in inspect.signature(attribute).parameters, self.needs
+
+        def explain(subject: Subject, **options: Any) -> Any:
+            if not resizes:
+                options.pop("interpolate_mode", None)
+            given = {name: getattr(subject, name) for name in needs} | options
+            for name, value in given.items():
+                given[name] = value.to(target.device) if isinstance(value, Tensor) else value
+            found = attribute(subject.images.to(target.device), **given)
+            maps, *more = found if isinstance(found, tuple) else (found,)
+            if isinstance(maps, Tensor) and maps.dim() == 4 and maps.shape[1] == 1:
+                maps = maps.detach().cpu()
+            elif maps is not None:
+                raise InputError(f"map of {self.name}", describe(maps), "maps (B, 1, h, w)")
+            return (maps, *more) if more else maps
+
+        return explain
+
+
+def all_methods(*extra: type) -> dict[str, Method]:
+    """Return every registered explainer, AMD's and ``extra`` ones too.
+
+    Class-based ones come first, then those of pairs, of single images, and controls.
+    """
+    import_module("reid_explain.amd")  # It registers its interpreter.
+    found = {**EXPLAINERS, **{kind.__name__: kind for kind in extra}}
+    methods = [Method(name, explainer) for name, explainer in found.items()]
+
+    def place(method: Method) -> tuple[bool, bool, bool, str]:
+        control = bool(method.fact("is_control"))
+        return control, method.explains != "logits", "references" not in method.needs, method.name
+
+    return {method.name: method for method in sorted(methods, key=place)}
+
+
+def find_methods(wanted: Sequence[Explainable], known: Mapping[str, Method]) -> dict[str, Method]:
+    """Return the methods that are wanted, by name.
+
+    Raises:
+        InputError: If a name is unknown, or two methods have the same.
+    """
+    found: dict[str, Method] = {}
+    for item in wanted:
+        if isinstance(item, str) and ":" in item:
+            item = EXPLAINERS.resolve(item)
+        if isinstance(item, str):
+            method = known.get(item)
+        else:
+            method = Method(getattr(item, "func", item).__name__, item)
+        if method is None or method.name in found:
+            expected = f"names among {', '.join(known)}, or module:Class, each once"
+            raise InputError("methods", item, expected)
+        found[method.name] = method
+    return found

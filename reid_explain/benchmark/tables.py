@@ -1,0 +1,101 @@
+"""Means with intervals over identities, as tables and as dots."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from reid_explain.benchmark.metrics import Metric
+from reid_explain.statistics import bootstrap_mean
+from reid_explain.visualization import interval_figure
+
+
+def layout(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines of cells as columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = (
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
+        for line in lines
+    )
+    return "\n".join(line.rstrip() for line in padded)
+
+
+def named(method: str, controls: Collection[str]) -> str:
+    """Return a method's name, marked if it is a control."""
+    return method + (" *" if method in controls else "")
+
+
+def interval(values: pd.Series) -> dict[str, Any] | None:
+    """Return ``{"mean": m, "interval": [low, high]}`` of the values that are there; None if none.
+
+    Args:
+        values: By ``identity`` beside whatever else: the 95 % bootstrap interval is over these.
+            Of a difference it is paired.
+    """
+    present = values.dropna()
+    if present.empty:
+        return None
+    groups = torch.tensor(present.index.get_level_values("identity"))
+    mean, low, high = bootstrap_mean(torch.tensor(present.to_numpy(np.float64)), groups)
+    return {"mean": mean, "interval": [low, high]}
+
+
+def summary(table: pd.DataFrame, metric: Metric) -> dict[str, Any] | None:
+    """Return the interval of a metric, and chance with the lead over it if there is one.
+
+    Args:
+        table: Of one method, from ``by_method``.
+        metric: One of its columns; its chance may be another.
+    """
+    found = interval(table[metric.name])
+    if found is None or metric.chance is None:
+        return found
+    chance = table[metric.chance] if isinstance(metric.chance, str) else metric.chance
+    lead = interval((table[metric.name] - chance) * (-1 if metric.better == "lower" else 1)) or {}
+    level = {"chance": float(np.mean(chance)), "lead": lead["mean"]}
+    return {**found, **level, "lead_interval": lead["interval"]}
+
+
+def cell(value: Mapping[str, Any] | None, digits: int = 1) -> str:
+    """Return a mean with its interval, marked if the lead over chance excludes 0."""
+    if value is None:
+        return "-"
+    low, high = value["interval"]
+    mark = "+" if value.get("lead_interval", [0])[0] > 0 else ""
+    return f"{value['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{mark}"
+
+
+def metric_table(
+    methods: Mapping[str, Mapping[str, Any]],
+    metrics: Sequence[Metric],
+    controls: Collection[str],
+    corner: str = "",
+) -> list[list[str]]:
+    """Return the lines of a table with a row for each method and a column for each metric."""
+    lines = [[corner, *(metric.title for metric in metrics)]]
+    for name, found in methods.items():
+        lines.append([named(name, controls), *(cell(found[metric.name]) for metric in metrics)])
+    first = next(iter(methods.values()))
+    levels = [(first[metric.name] or {}).get("chance") for metric in metrics]
+    if any(level is not None for level in levels):
+        lines.append(["chance", *("" if level is None else f"{level:.1f}" for level in levels)])
+    return lines
+
+
+def metric_figure(
+    methods: Mapping[str, Mapping[str, Any]], metrics: Sequence[Metric], controls: Collection[str]
+) -> Callable[[], Figure]:
+    """Return what draws each metric of each method with its interval, beside chance."""
+    panels: dict[str, dict[str, tuple[float, float, float]]] = {}
+    chance: dict[str, float] = {}
+    for metric in metrics:
+        found = {name: own[metric.name] for name, own in methods.items() if own[metric.name]}
+        if found:
+            title = f"{metric.title}, {metric.unit}"
+            panels[title] = {name: (own["mean"], *own["interval"]) for name, own in found.items()}
+            if metric.chance is not None:
+                chance[title] = next(iter(found.values()))["chance"]
+    return lambda: interval_figure(panels, chance=chance, controls=controls)
