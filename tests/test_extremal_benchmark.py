@@ -20,7 +20,7 @@ from reid_explain.benchmark.run import Row, Rows, claim
 from reid_explain.explainers.descent import FILL_KINDS
 from reid_explain.fills import FILLS
 from reid_explain.inputs import InputSpec
-from reid_explain.metrics.sanity import spearman
+from reid_explain.metrics.similarity import spearman
 
 X = torch.randn(2, 3, 32, 16, generator=torch.Generator().manual_seed(0))
 QUICK = Method("quick", partial(ExtremalFAM, rounds=1, descents=2))

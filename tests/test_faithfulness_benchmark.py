@@ -284,7 +284,7 @@ def test_a_further_metric_is_a_column_beside_the_published_rows(tmp_path, capsys
     finally:
         del METRICS._items["deletion"]
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split("  ")[-1] == "deletion"
+    assert head.split()[-1] == "deletion"
     assert any(line.startswith("ScoreFAM, published") for line in lines)
     found = frame[frame["metric"] == "deletion"]["value"]
     assert len(found) == 4

@@ -13,7 +13,7 @@ from reid_explain.benchmark import Sanity
 from reid_explain.benchmark.command_line import main
 from reid_explain.benchmark.run import Row, Rows
 from reid_explain.benchmark.sanity import MEASURES, MODES
-from reid_explain.metrics.sanity import spearman
+from reid_explain.metrics.similarity import spearman
 from reid_explain.testing import assert_same, state_of
 
 METHODS = ("GradCAM", "RAM", "GradFAM", "Random", "Centre")

@@ -25,7 +25,7 @@ from reid_explain.checks import check_at_least
 from reid_explain.explainers.descent import FILL_KINDS, random_fill
 from reid_explain.fills import FILLS, content_generator
 from reid_explain.metrics.faithfulness import composite, top_area_masks
-from reid_explain.metrics.sanity import spearman
+from reid_explain.metrics.similarity import spearman
 
 GAINS = (*(f"met: {kind}" for kind in FILL_KINDS), *FILLS)
 FILL_SEED = 2**31

@@ -20,8 +20,7 @@ from reid_explain.benchmark.tables import (
     summary,
 )
 from reid_explain.benchmark.task import Bench, Report
-from reid_explain.fills import FILLS
-from reid_explain.metrics.faithfulness import AREA_FRACTIONS
+from reid_explain.fills import AREAS, FILLS
 from reid_explain.retrieval import summarize
 from reid_explain.visualization import (
     Curve,
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 REFERENCE_CONTROL = "ActivationMean"
 """The control that every method is compared with, query by query."""
 PUBLISHED = files(__package__).joinpath("published.json")
-SHARES = [100 * fraction for fraction in AREA_FRACTIONS]
+SHARES = [100 * fraction for fraction in AREAS]
 
 
 def report(
@@ -83,7 +82,7 @@ def report(
 
 def _area_matched(own: pd.DataFrame, control: pd.DataFrame | None, fill: str) -> dict[str, Any]:
     """Return drops at equal areas under one fill: curves, their mean, and paired leads."""
-    found: dict[str, Any] = {"fractions": list(AREA_FRACTIONS)}
+    found: dict[str, Any] = {"fractions": list(AREAS)}
     for drop in DROPS:
         curves = [own[curve_columns(drop, fill, kind)] for kind in PREFIXES]
         area, random = (curve.mean(axis=1, skipna=False) for curve in curves)
@@ -110,7 +109,7 @@ def _beats(found: Mapping[str, Any], lead: str) -> str:
     leads = [found["area_matched"][fill]["as_drop"].get(lead) for fill in FILLS]
     if any(value is None for value in leads):
         return "-"
-    won = sum(value["interval"][0] > 0 for value in leads)
+    won = sum((value["interval"][0] or 0) > 0 for value in leads)
     return {len(FILLS): "yes", 0: "no"}.get(won, f"{won} of {len(FILLS)} fills")
 
 

@@ -28,18 +28,16 @@ from reid_explain.benchmark.tables import cell, interval, layout, named
 from reid_explain.benchmark.task import Bench, Case, Report, Task
 from reid_explain.checks import check_at_least
 from reid_explain.errors import InputError
-from reid_explain.metrics.sanity import (
-    cascading_randomisation,
+from reid_explain.metrics.faithfulness import weight_entropy
+from reid_explain.metrics.randomization import (
+    cascading_randomization,
     executed_layers,
-    hog_similarity,
-    independent_randomisation,
-    spearman,
-    ssim,
-    weight_entropy,
+    independent_randomization,
 )
+from reid_explain.metrics.similarity import hog_similarity, spearman, ssim
 from reid_explain.visualization import Curve, comparison_figure, curves_figure
 
-MODES = {"cascading": cascading_randomisation, "independent": independent_randomisation}
+MODES = {"cascading": cascading_randomization, "independent": independent_randomization}
 MEASURES = {"ssim": ssim, "spearman": spearman, "hog": hog_similarity}
 TITLES = {"ssim": "SSIM", "spearman": "Spearman", "hog": "HOG"}
 WEIGHTS = ("entropy", "score_range", "spearman_with_mean")
@@ -226,7 +224,8 @@ def _as_text(results: dict[str, Any], controls: Sequence[str]) -> str:
         lines = [head]
         for name, found in weights.items():
             span = found["score_range"]
-            ratio = {"mean": math.exp(span["mean"]), "interval": [*map(math.exp, span["interval"])]}
+            bounds = [None if bound is None else math.exp(bound) for bound in span["interval"]]
+            ratio = {"mean": math.exp(span["mean"]), "interval": bounds}
             entropy, mean = found["entropy"], found["spearman_with_mean"]
             lines.append([name, cell(entropy, 4), cell(ratio), cell(mean, 3)])
         notes.append(
@@ -249,7 +248,8 @@ def _draw_curves(
                 columns = [tables[name][f"{mode}:{measure}:{layer}"] for layer in means]
                 bounds = [(interval(column) or {})["interval"] for column in columns]
                 if means:
-                    low, high = zip(*bounds, strict=True)
+                    sure = all(low is not None for low, _ in bounds)
+                    low, high = zip(*bounds, strict=True) if sure else (None, None)
                     places = [steps.index(layer) for layer in means]
                     curves[name] = Curve(places, list(means.values()), low, high)
     shown = range(0, len(steps), math.ceil(len(steps) / NAMED_STEPS))

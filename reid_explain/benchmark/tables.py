@@ -31,6 +31,8 @@ def named(method: str, controls: Collection[str]) -> str:
 def interval(values: pd.Series) -> dict[str, Any] | None:
     """Return ``{"mean": m, "interval": [low, high]}`` of the values that are there; None if none.
 
+    The bounds are None where there is one identity.
+
     Args:
         values: By ``identity`` beside whatever else: the 95 % bootstrap interval is over these.
             Of a difference it is paired.
@@ -39,8 +41,8 @@ def interval(values: pd.Series) -> dict[str, Any] | None:
     if present.empty:
         return None
     groups = torch.tensor(present.index.get_level_values("identity"))
-    mean, low, high = bootstrap_mean(torch.tensor(present.to_numpy(np.float64)), groups)
-    return {"mean": mean, "interval": [low, high]}
+    mean, *bounds = bootstrap_mean(torch.tensor(present.to_numpy(np.float64)), groups)
+    return {"mean": mean, "interval": [None if np.isnan(bound) else bound for bound in bounds]}
 
 
 def summary(table: pd.DataFrame, metric: Metric) -> dict[str, Any] | None:
@@ -63,9 +65,9 @@ def cell(value: Mapping[str, Any] | None, digits: int = 1) -> str:
     """Return a mean with its interval, marked if the lead over chance excludes 0."""
     if value is None:
         return "-"
-    low, high = value["interval"]
-    mark = "+" if value.get("lead_interval", [0])[0] > 0 else ""
-    return f"{value['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{mark}"
+    low, high = ("?" if bound is None else f"{bound:.{digits}f}" for bound in value["interval"])
+    mark = "+" if (value.get("lead_interval", [0])[0] or 0) > 0 else ""
+    return f"{value['mean']:.{digits}f} [{low}, {high}]{mark}"
 
 
 def metric_table(
@@ -95,7 +97,10 @@ def metric_figure(
         found = {name: own[metric.name] for name, own in methods.items() if own[metric.name]}
         if found:
             title = f"{metric.title}, {metric.unit}"
-            panels[title] = {name: (own["mean"], *own["interval"]) for name, own in found.items()}
+            panels[title] = {
+                name: (own["mean"], *(own["mean"] if b is None else b for b in own["interval"]))
+                for name, own in found.items()
+            }
             if metric.chance is not None:
                 chance[title] = next(iter(found.values()))["chance"]
     return lambda: interval_figure(panels, chance=chance, controls=controls)

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from reid_explain.benchmark.metrics import METRICS, Metric
-from reid_explain.fills import FILLS
-from reid_explain.metrics.faithfulness import AREA_FRACTIONS, increase, kept_area
+from reid_explain.fills import AREAS, FILLS
+from reid_explain.metrics.faithfulness import increase, kept_area
 
 DROPS = {"as_drop": "AS Drop", "ap_drop": "AP Drop"}
 PREFIXES = ("", "random_")
@@ -17,7 +17,7 @@ PREFIXES = ("", "random_")
 
 def curve_columns(drop: str, fill: str, prefix: str = "") -> list[str]:
     """Return the columns of a drop at equal areas under one fill, by kept area."""
-    return [f"{prefix}{drop}:{fill}:{fraction:g}" for fraction in AREA_FRACTIONS]
+    return [f"{prefix}{drop}:{fill}:{fraction:g}" for fraction in AREAS]
 
 
 def _drop(view: Any, drop: str) -> float:

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from reid_explain.benchmark.metrics import METRICS, Metric
-from reid_explain.metrics.localisation import area, energy_inside, pointing_game
+from reid_explain.metrics.localization import area, energy_inside, pointing_game
 
 FIGURES = {"energy": energy_inside, "pointing": pointing_game}
 
