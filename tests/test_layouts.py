@@ -107,6 +107,7 @@ def test_what_weights_do_not_show_matters_and_an_option_replaces_it(net, option,
 def test_architecture_by_names_and_shapes(net, expected, tmp_path):
     model = open_checkpoint(save(NETS[net][0](), tmp_path / "w.pth"))
     found = architecture_of(model.state_dict())
+    assert not found["local"]
     keys = ("name", "pooling", "neck", "ibn", "non_local")
     assert tuple(found[key] for key in keys) == expected
     assert (found["num_classes"], found["width"]) == (5, 1 / 16)
@@ -134,12 +135,19 @@ def test_another_number_of_classes_leaves_the_files_classifier_out(classes, tmp_
 def test_own_files_of_a_resnet_need_what_only_their_card_says(tmp_path):
     own = trained(build_model("sbs", 4, backbone="resnet18", width=1 / 16))
     torch.save(own.state_dict(), tmp_path / "w.pth")
-    with pytest.raises(InputError, match="does not tell last_stride, ceil_mode.*load_trained"):
+    with pytest.raises(InputError, match=r"not tell last_stride, ceil_mode, padding,.*load_tr"):
         open_checkpoint(tmp_path / "w.pth")
-    with pytest.raises(InputError, match="does not tell ceil_mode,"):
+    with pytest.raises(InputError, match="does not tell ceil_mode, padding,"):
         open_checkpoint(tmp_path / "w.pth", last_stride=1)
-    model = open_checkpoint(tmp_path / "w.pth", last_stride=1, ceil_mode=True)
+    model = open_checkpoint(tmp_path / "w.pth", last_stride=1, ceil_mode=True, padding="zeros")
     torch.testing.assert_close(model(X), own(X))
+
+
+def test_a_local_resnet_shows_itself(tmp_path):
+    own = trained(build_model("resnet18", 4, width=1 / 16, local=True, padding="partial"))
+    torch.save(own.state_dict(), tmp_path / "w.pth")
+    told = {"last_stride": 1, "ceil_mode": False, "padding": "partial"}
+    torch.testing.assert_close(open_checkpoint(tmp_path / "w.pth", **told)(X), own(X))
 
 
 def test_weights_of_no_network_here(tmp_path):
@@ -287,7 +295,7 @@ def test_a_number_in_the_place_of_a_weight(name, tmp_path):
     state[name] = torch.tensor(1.0)
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(InputError):
-        open_checkpoint(tmp_path / "w.pth", last_stride=1, ceil_mode=False)
+        open_checkpoint(tmp_path / "w.pth", last_stride=1, ceil_mode=False, padding="zeros")
     del state["backbone.layer4.0.conv1.weight"]
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(InputError):

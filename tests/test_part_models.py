@@ -422,7 +422,7 @@ def test_grad_fam_has_nothing_to_explain_where_the_length_is_fixed():
     own_length = pcb(normalize=False)
     own_length.load_state_dict(model.state_dict())
     close(model(X).norm(dim=1), torch.full((3,), 6**0.5, dtype=torch.float64))
-    with pytest.raises(InputError, match="normalisation"):
+    with pytest.raises(InputError, match="normalization"):
         GradFAM(model, layer).attribute(X)
     assert GradFAM(own_length, layer).attribute(X).amax() > 0
 

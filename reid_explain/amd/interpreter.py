@@ -24,8 +24,8 @@ from reid_explain.explainers import base
 from reid_explain.explainers.layout import upsample
 from reid_explain.explainers.registry import EXPLAINERS
 from reid_explain.inputs import InputSpec
-from reid_explain.models.checkpoints import load_state_dict
 from reid_explain.models.pretrained import load_pretrained
+from reid_explain.models.state_dicts import load_state_dict
 
 SHIPPED = Path(__file__).parent / "weights"
 FINGERPRINT = "target_fingerprint"

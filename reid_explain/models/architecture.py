@@ -16,9 +16,9 @@ BLOCK = re.compile(r"^(backbone|branches\.b1)\.layer([1-4])\.(\d+\.)?conv1\.weig
 """The first convolution of a residual block; MGN has the rest of the stages in branches."""
 UNSEEN: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        **dict.fromkeys(RESNETS, ("last_stride", "ceil_mode", "stem_relu")),
-        "pcb": ("parts", "ceil_mode"),
-        "mgn": ("reduction", "ceil_mode"),
+        **dict.fromkeys(RESNETS, ("last_stride", "ceil_mode", "stem_relu", "padding")),
+        "pcb": ("parts", "ceil_mode", "padding"),
+        "mgn": ("reduction", "ceil_mode", "padding"),
     }
 )
 """Arguments of ``build_model`` that weights never show, or not always."""
@@ -50,10 +50,14 @@ def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
     if _any(state, "branches."):
         found = {} if "neck.b1.3.weight" in state else {"reduction": "linear"}
         return {"name": "mgn", "backbone": backbone, **common, "pooling": pooling, **found}
-    neck = "batch_norm" if "neck.weight" in state else "none"
+    kernel = state.get("backbone.layer4.0.conv2.weight")
     return {
-        **{"name": backbone, **common, "pooling": pooling, "neck": neck},
+        "name": backbone,
+        **common,
+        "pooling": pooling,
+        "neck": "batch_norm" if "neck.weight" in state else "none",
         "non_local": _any(state, ".non_local_"),
+        "local": kernel is not None and kernel.shape[2:] == (1, 1),
     }
 
 

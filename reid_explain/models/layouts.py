@@ -23,8 +23,6 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
-from torch import Tensor
-
 from reid_explain.checks import check_choice
 from reid_explain.errors import InputError
 from reid_explain.inputs import InputSpec
@@ -32,7 +30,9 @@ from reid_explain.inputs import InputSpec
 T = TypeVar("T")
 Settings = Mapping[str, Any]
 OWN = "reid_explain"
-USUAL: Settings = MappingProxyType({"last_stride": 1, "ceil_mode": False, "stem_relu": True})
+USUAL: Settings = MappingProxyType(
+    {"last_stride": 1, "ceil_mode": False, "stem_relu": True, "padding": "zeros"}
+)
 TALL = InputSpec((384, 128))
 FAST = InputSpec(
     mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), scale=255, interpolation="bicubic"
@@ -60,14 +60,6 @@ class Layout(NamedTuple):
     zeros: tuple[str, ...] = ()
     settings: tuple[tuple[str, Settings], ...] = ()
     inputs: tuple[tuple[str, InputSpec], ...] = ()
-
-
-class Entries(NamedTuple):
-    """The weights of a file under our names, the file's own names, and what it has besides."""
-
-    tensors: dict[str, Tensor]
-    sources: dict[str, str]
-    extras: tuple[str, ...]
 
 
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
@@ -133,52 +125,28 @@ def find_layout(names: Iterable[str], layout: str | None = None) -> str:
     return next(key for key, value in LAYOUTS.items() if _any_has(names, value.signature))
 
 
-def translate(state: Mapping[str, Tensor], layout: Layout) -> Entries:
-    """Return the entries of a file under the names that this package has for them.
+def sources_of(names: Iterable[str], layout: Layout) -> dict[str, str]:
+    """Return a file's names by those that this package has, without the extras.
 
     Raises:
         InputError: two entries are the same one.
     """
-    extras = tuple(key for key in state if any(re.search(extra, key) for extra in layout.extras))
     sources: dict[str, str] = {}
-    for key in state:
-        if key in extras:
+    for key in names:
+        if any(re.search(extra, key) for extra in layout.extras):
             continue
-        name = _renamed(key, layout)
-        if name in sources:
-            raise InputError("path", f"{sources[name]} and {key}", f"one of them, as {name}")
-        sources[name] = key
-    return Entries({name: state[key] for name, key in sources.items()}, sources, extras)
+        renamed = (re.subn(pattern, new, key) for pattern, new in layout.renames)
+        ours = next((name for name, found in renamed if found), key)
+        if ours in sources:
+            raise InputError("path", f"{sources[ours]} and {key}", f"one of them, as {ours}")
+        sources[ours] = key
+    return sources
 
 
-def unseen_settings(names: Iterable[str], layout: Layout) -> dict[str, Any]:
-    """Return what the networks of a project have and weights of these names do not show."""
-    return dict(_first(layout.settings, names) or {})
-
-
-def input_spec_of(state: Mapping[str, Tensor], layout: Layout) -> InputSpec | None:
-    """Return the images that the network of a file takes, as far as its project tells.
-
-    fast-reid's ``pixel_mean`` and ``pixel_std`` are those of the file.
-    """
-    spec = _first(layout.inputs, state)
-    pixels = {name: state.get(f"pixel_{name}") for name in ("mean", "std")}
-    found = {name: value.flatten().tolist() for name, value in pixels.items() if value is not None}
-    return spec.replace(**found) if spec and found else spec
-
-
-def _first(pairs: Iterable[tuple[str, T]], names: Iterable[str]) -> T | None:
+def first_of(pairs: Iterable[tuple[str, T]], names: Iterable[str]) -> T | None:
     """Return the value of the first pattern that one of ``names`` has."""
     names = tuple(names)
     return next((value for pattern, value in pairs if _any_has(names, pattern)), None)
-
-
-def _renamed(key: str, layout: Layout) -> str:
-    for pattern, replacement in layout.renames:
-        name, found = re.subn(pattern, replacement, key)
-        if found:
-            return name
-    return key
 
 
 def _any_has(names: Iterable[str], pattern: str) -> bool:

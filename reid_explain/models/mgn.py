@@ -11,16 +11,14 @@ from torch import Tensor, nn
 
 from reid_explain.checks import check_at_least, check_choice
 from reid_explain.errors import InputError
-from reid_explain.inputs import InputSpec
-from reid_explain.models.backbone import Weights, build_backbone
 from reid_explain.models.build import MODELS
-from reid_explain.models.parts import PartNet, part_classifiers, reducing_layers
+from reid_explain.models.parts import REDUCED_DIM, PartNet, part_classifiers, reducing_layers
 from reid_explain.models.pooling import POOLINGS
-from reid_explain.models.resnet import SETTINGS
+from reid_explain.models.resnet import SETTINGS, ResNetBackbone
 
-REDUCED_DIM = 256
 BRANCHES = ("b1", "b2", "b3")
 REDUCTIONS = ("linear", "relu")
+SHARED = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2")
 
 
 class Part(NamedTuple):
@@ -32,16 +30,9 @@ class Part(NamedTuple):
 
 
 PARTS: Mapping[str, Part] = MappingProxyType(
-    {
-        "b1": Part(0, 1, 0),
-        "b2": Part(1, 1, 0),
-        "b3": Part(2, 1, 0),
-        "b21": Part(1, 2, 0),
-        "b22": Part(1, 2, 1),
-        "b31": Part(2, 3, 0),
-        "b32": Part(2, 3, 1),
-        "b33": Part(2, 3, 2),
-    }
+    {f"b{i + 1}": Part(i, 1, 0) for i in range(3)}
+    | {f"b2{i + 1}": Part(1, 2, i) for i in range(2)}
+    | {f"b3{i + 1}": Part(2, 3, i) for i in range(3)}
 )
 """The eight parts by fast-reid's names, in the order of its embedding."""
 
@@ -69,10 +60,8 @@ class MGN(PartNet):
         pooling: ``"gem"`` or ``"avg"``.
         reduction: ``"linear"``, 1x1 convolution and batch norm, as in fast-reid from version 1.0
             on; or ``"relu"``, with a ReLU and a second batch norm behind these, as before.
-        width: factor on the planes of the four stages.
-        ibn: as in ``ReIDNet``.
-        ceil_mode: as in ``ReIDNet``.
-        weights: of the backbone before it branches, as in ``ReIDNet``.
+        resnet: keywords of ``ResNetBackbone``, as in ``ReIDNet``; ``weights`` are those before
+            it branches.
 
     Attributes:
         branch_layers: dotted names of the layers that give the branches' maps.
@@ -81,11 +70,10 @@ class MGN(PartNet):
         InputError: an argument outside these, or weights that do not fit the backbone.
     """
 
-    input_spec = InputSpec((384, 128))
-    card_settings = (*SETTINGS, "pooling", "reduction")
     map_layer = "branches"
     branch_layers = tuple(f"branches.{name}" for name in BRANCHES)
     trainable_stages = ("branches",)
+    card_settings = (*SETTINGS, "pooling", "reduction")
     part_names = tuple(PARTS)
     embedding_dim = len(PARTS) * REDUCED_DIM
 
@@ -95,29 +83,22 @@ class MGN(PartNet):
         num_classes: int = 0,
         pooling: str = "gem",
         reduction: str = "linear",
-        width: float = 1.0,
-        ibn: bool = False,
-        ceil_mode: bool = False,
-        weights: Weights = None,
+        **resnet: Any,
     ) -> None:
         super().__init__()
         check_at_least("num_classes", num_classes, 0)
         check_choice("pooling", pooling, tuple(POOLINGS))
         check_choice("reduction", reduction, REDUCTIONS)
-        body = build_backbone(backbone, width=width, weights=weights, ibn=ibn, ceil_mode=ceil_mode)
-        shared = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2")
-        layers = OrderedDict((name, getattr(body, name)) for name in shared)
+        body = ResNetBackbone(backbone, **resnet)
+        layers = OrderedDict((name, getattr(body, name)) for name in SHARED)
         self.backbone = nn.Sequential(layers | {"layer3": body.layer3[0]})
-        rest = nn.Sequential(*body.layer3[1:])
-        branch = nn.Sequential(OrderedDict(layer3=rest, layer4=body.layer4))
-        self.branches = Branches({name: copy.deepcopy(branch) for name in BRANCHES})
+        branch = OrderedDict(layer3=nn.Sequential(*body.layer3[1:]), layer4=body.layer4)
+        self.branches = Branches({n: copy.deepcopy(nn.Sequential(branch)) for n in BRANCHES})
         self.pool = PartPools({name: POOLINGS[pooling]() for name in PARTS})
-        self.neck = PartNecks({name: part_neck(body.out_channels, reduction) for name in PARTS})
+        self.neck = PartNecks({name: _neck(body.out_channels, reduction) for name in PARTS})
         self.channels = len(PARTS) * body.out_channels
         if num_classes:
-            self.classifier = part_classifiers(
-                self.part_names, REDUCED_DIM, num_classes, bias=False
-            )
+            self.classifier = part_classifiers(self.part_names, num_classes, bias=False)
 
     def features(self, x: Tensor) -> Tensor:
         """Return F, (B, 3 C, H/16, W/16), the branches' maps of images (B, 3, H, W)."""
@@ -161,7 +142,7 @@ class PartPools(nn.ModuleDict):
         Raises:
             InputError: maps that do not fall into stripes.
         """
-        return [chunk(height, part.stripes)[part.stripe] for part in PARTS.values()]
+        return [_chunk(height, part.stripes, part.stripe) for part in PARTS.values()]
 
     def forward(self, features: Tensor) -> Tensor:
         """Pool ``features``."""
@@ -170,11 +151,11 @@ class PartPools(nn.ModuleDict):
 
     def masked(self, features: Tensor, masks: Tensor) -> Tensor:
         """Pool ``features`` times each of the ``masks`` (B, M, h, w): (B, M, 8 C)."""
-        places = self._places(features)
-        return torch.cat(
-            [pool.masked(features[:, c, rows], masks[:, :, rows]) for pool, c, rows in places],
-            dim=2,
-        )
+        pooled = [
+            pool.masked(features[:, channels, rows], masks[:, :, rows])
+            for pool, channels, rows in self._places(features)
+        ]
+        return torch.cat(pooled, dim=2)
 
     def _places(self, features: Tensor) -> Iterator[tuple[Any, slice, slice]]:
         """Yield pooling, channels and rows of each part."""
@@ -194,28 +175,23 @@ class PartNecks(nn.ModuleDict):
         return torch.cat([neck(vector) for neck, vector in necks], dim=1).flatten(1)
 
 
-def part_neck(channels: int, kind: str) -> nn.Sequential:
+def _neck(channels: int, kind: str) -> nn.Sequential:
     """Return the layers from a pooled part (B, C, 1, 1) to its vector (B, 256, 1, 1).
 
     The bias of the last norm stays 0, as in the neck of the strong baseline.
     """
-    layers: list[nn.Module] = [*reducing_layers(channels, REDUCED_DIM)]
+    convolution, last = reducing_layers(channels)
+    layers: list[nn.Module] = [convolution, last]
     if kind == "relu":
-        layers += [nn.ReLU(), nn.BatchNorm2d(REDUCED_DIM)]
-    norm = layers[-1]
-    assert isinstance(norm, nn.BatchNorm2d)
-    norm.bias.requires_grad_(False)
+        last = nn.BatchNorm2d(REDUCED_DIM)
+        layers += [nn.ReLU(), last]
+    last.bias.requires_grad_(False)
     return nn.Sequential(*layers)
 
 
-def chunk(height: int, stripes: int) -> list[slice]:
-    """Return the rows of stripes that are equally high but for the last one, which is no higher.
-
-    Raises:
-        InputError: there are too few rows for a last one.
-    """
+def _chunk(height: int, stripes: int, stripe: int) -> slice:
+    """Return the rows of one of the stripes, equally high but for the last, which is no higher."""
     step = -(-height // stripes)
-    starts = [i * step for i in range(stripes)]
-    if starts[-1] >= height:
+    if (stripes - 1) * step >= height:
         raise InputError("features", f"maps of {height} rows", f"rows for {stripes} stripes")
-    return [slice(start, min(start + step, height)) for start in starts]
+    return slice(stripe * step, min((stripe + 1) * step, height))

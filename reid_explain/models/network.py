@@ -16,15 +16,14 @@ class EmbeddingNet(nn.Module):
     loss and ``classify(embed(F))`` the identity loss.
 
     Attributes:
-        input_spec: the images that the network takes. Assign another one to a network that was
-            trained on others; cards keep it.
+        input_spec: the images that the network takes; assign the one that it was trained on.
         map_layer: dotted name of the layer that gives F, the default of the explainers.
         trainable_stages: dotted names of the stages that an ``AMDInterpreter`` copies and trains.
         channels: C' of the pooled map.
         embedding_dim: D.
         classifier: of embeddings (B, D) to logits; absent without training identities.
-        card_settings: the arguments of the constructor that a card may set; none that names a
-            file, an address or code.
+        card_settings: arguments of the constructor that a card may set; none that names a file,
+            an address or code.
     """
 
     input_spec: InputSpec = InputSpec()
@@ -36,11 +35,6 @@ class EmbeddingNet(nn.Module):
     pool: Callable[[Tensor], Tensor]
     neck: Callable[[Tensor], Tensor]
     classifier: Callable[[Tensor], Tensor]
-
-    @property
-    def own_stages(self) -> tuple[str, ...]:
-        """Return ``trainable_stages``. TODO(house): drop."""
-        return self.trainable_stages
 
     def features(self, x: Tensor) -> Tensor:
         """Return the last map F, (B, C, h, w), of images (B, 3, H, W)."""
@@ -55,11 +49,7 @@ class EmbeddingNet(nn.Module):
         return self.embed(self.features(x))
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the logits (B, num_classes) of images (B, 3, H, W), for class-based explainers.
-
-        Raises:
-            InputError: the network was built without classes.
-        """
+        """Return the logits (B, num_classes) of images (B, 3, H, W), see ``classify``."""
         return self.classify(self(x))
 
     def classify(self, embedding: Tensor) -> Tensor:
@@ -68,7 +58,10 @@ class EmbeddingNet(nn.Module):
         Raises:
             InputError: the network was built without classes.
         """
-        if not hasattr(self, "classifier"):
-            name = type(self).__name__
-            raise InputError("model", f"{name} with num_classes=0", "one with a classifier")
+        self._check_classes()
         return self.classifier(embedding)
+
+    def _check_classes(self) -> None:
+        if not hasattr(self, "classifier"):
+            got = f"{type(self).__name__} with num_classes=0"
+            raise InputError("model", got, "one with a classifier")

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from reid_explain.checks import check_choice
-from reid_explain.errors import InputError
 from reid_explain.models.network import EmbeddingNet
+
+REDUCED_DIM = 256
 
 
 class PartNet(EmbeddingNet):
@@ -26,6 +27,7 @@ class PartNet(EmbeddingNet):
         part_names: of the P parts, in their order.
     """
 
+    input_spec = EmbeddingNet.input_spec.replace(size=(384, 128))
     part_names: tuple[str, ...]
     classifier: nn.ModuleDict
 
@@ -69,21 +71,13 @@ class PartNet(EmbeddingNet):
     def _classified(self, vectors: Tensor) -> Tensor:
         """Return the logits of each part, (B, P, num_classes), of what its classifier reads."""
         self._check_classes()
-        layers = self.classifier.values()
-        rows = [layer(vectors[:, i]) for i, layer in enumerate(layers)]
-        return torch.stack(rows, dim=1)
-
-    def _check_classes(self) -> None:
-        if not hasattr(self, "classifier"):
-            name = type(self).__name__
-            raise InputError("model", f"{name} with num_classes=0", "one with classifiers")
+        layers = enumerate(self.classifier.values())
+        return torch.stack([layer(vectors[:, i]) for i, layer in layers], dim=1)
 
 
-def part_classifiers(
-    names: Sequence[str], width: int, num_classes: int, *, bias: bool
-) -> nn.ModuleDict:
-    """Return a linear classifier of ``width`` values for each part."""
-    layers = {name: nn.Linear(width, num_classes, bias=bias) for name in names}
+def part_classifiers(names: Sequence[str], num_classes: int, *, bias: bool) -> nn.ModuleDict:
+    """Return a linear classifier of ``REDUCED_DIM`` values for each part."""
+    layers = {name: nn.Linear(REDUCED_DIM, num_classes, bias=bias) for name in names}
     for layer in layers.values():
         nn.init.normal_(layer.weight, std=0.01)
         if bias:
@@ -91,8 +85,8 @@ def part_classifiers(
     return nn.ModuleDict(layers)
 
 
-def reducing_layers(channels: int, width: int) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    """Return a 1x1 convolution to ``width`` channels and its norm."""
-    convolution = nn.Conv2d(channels, width, 1, bias=False)
+def reducing_layers(channels: int) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """Return a 1x1 convolution to ``REDUCED_DIM`` channels and its norm."""
+    convolution = nn.Conv2d(channels, REDUCED_DIM, 1, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    return convolution, nn.BatchNorm2d(width)
+    return convolution, nn.BatchNorm2d(REDUCED_DIM)

@@ -1,18 +1,17 @@
 """PCB, the part-based convolutional baseline (Sun et al., "Beyond part models", ECCV 2018)."""
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional
 
 from reid_explain.checks import check_at_least, check_choice
 from reid_explain.errors import InputError
-from reid_explain.inputs import InputSpec
-from reid_explain.models.backbone import Weights, build_backbone
 from reid_explain.models.build import MODELS
-from reid_explain.models.parts import PartNet, part_classifiers, reducing_layers
+from reid_explain.models.parts import REDUCED_DIM, PartNet, part_classifiers, reducing_layers
 from reid_explain.models.pooling import StripePool
-from reid_explain.models.resnet import SETTINGS
+from reid_explain.models.resnet import SETTINGS, ResNetBackbone
 
-REDUCED_DIM = 256
 DESCRIPTORS = ("G", "H")
 
 
@@ -26,10 +25,10 @@ class PCB(PartNet):
     1, in torchreid's order: entry c * parts + i is channel c of part i, so that
     ``embedding[:, i::parts]`` is part i. As in torchreid the parts share the convolution.
 
-    Normalised, the embedding has the same length for every image: its gradient is 0 and Grad-FAM
+    Normalized, the embedding has the same length for every image: its gradient is 0 and Grad-FAM
     has nothing to explain. Build the network with ``normalize=False`` for it (no weight is
     different), or explain ``part``, which keeps its length. An ``AMDInterpreter`` needs it too:
-    normalised, f^k does not change with the scale of A^k, and no sum of M distances of about d
+    normalized, f^k does not change with the scale of A^k, and no sum of M distances of about d
     each can be d.
 
     Args:
@@ -38,19 +37,15 @@ class PCB(PartNet):
         parts: number of stripes.
         descriptor: ``"G"`` or ``"H"``.
         normalize: whether each part vector of the embedding has length 1.
-        width: factor on the planes of the four stages.
-        ibn: as in ``ReIDNet``.
-        ceil_mode: as in ``ReIDNet``.
-        weights: of the backbone, as in ``ReIDNet``.
+        resnet: keywords of ``ResNetBackbone``, as in ``ReIDNet``.
 
     Raises:
         InputError: an argument outside these, or weights that do not fit the backbone.
     """
 
-    input_spec = InputSpec((384, 128))
-    card_settings = (*SETTINGS, "parts", "descriptor", "normalize")
     map_layer = "backbone.layer4"
     trainable_stages = ("backbone.layer3", "backbone.layer4")
+    card_settings = (*SETTINGS, "parts", "descriptor", "normalize")
 
     def __init__(
         self,
@@ -59,10 +54,7 @@ class PCB(PartNet):
         parts: int = 6,
         descriptor: str = "G",
         normalize: bool = True,
-        width: float = 1.0,
-        ibn: bool = False,
-        ceil_mode: bool = False,
-        weights: Weights = None,
+        **resnet: Any,
     ) -> None:
         super().__init__()
         check_at_least("num_classes", num_classes, 0)
@@ -71,17 +63,15 @@ class PCB(PartNet):
         self.descriptor = descriptor
         self.normalize = normalize
         self.part_names = tuple(str(i) for i in range(parts))
-        self.backbone = build_backbone(
-            backbone, width=width, weights=weights, ibn=ibn, ceil_mode=ceil_mode
-        )
+        self.backbone = ResNetBackbone(backbone, **resnet)
         self.pool = StripePool(parts)
         part_channels = self.backbone.out_channels
         self.channels = parts * part_channels
         self.embedding_dim = parts * (part_channels if descriptor == "G" else REDUCED_DIM)
         self.dropout = nn.Dropout(0.5)
-        self.conv5 = nn.Sequential(*reducing_layers(part_channels, REDUCED_DIM), nn.ReLU())
+        self.conv5 = nn.Sequential(*reducing_layers(part_channels), nn.ReLU())
         if num_classes:
-            self.classifier = part_classifiers(self.part_names, REDUCED_DIM, num_classes, bias=True)
+            self.classifier = part_classifiers(self.part_names, num_classes, bias=True)
 
     def features(self, x: Tensor) -> Tensor:
         """Return the last map F, (B, C, H/16, W/16), of images (B, 3, H, W)."""
@@ -105,13 +95,7 @@ class PCB(PartNet):
         return out[..., 0].transpose(1, 2)
 
     def part_logits(self, pooled: Tensor) -> Tensor:
-        """Return the logits of each part, (B, parts, num_classes), of pooled maps.
-
-        In training mode half of the pooled values are dropped, as in torchreid.
-
-        Raises:
-            InputError: the network was built without classes.
-        """
+        """As in ``PartNet``; in training mode half of the pooled values are dropped."""
         return super().part_logits(self.dropout(pooled))
 
     def classify(self, embedding: Tensor) -> Tensor:

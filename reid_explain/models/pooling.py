@@ -58,12 +58,9 @@ class GeneralizedMeanPool(nn.Module):
 
 
 class StripePool(nn.Module):
-    """Mean over each of some horizontal stripes: (B, C, h, w) to (B, C * parts).
+    """Mean over each of ``parts`` horizontal stripes: (B, C, h, w) to (B, C * parts).
 
-    Entry c * parts + i is the mean of channel c over stripe i.
-
-    Args:
-        parts: number of stripes, from the top down.
+    Entry c * parts + i is the mean of channel c over stripe i, from the top down.
     """
 
     def __init__(self, parts: int) -> None:
@@ -73,12 +70,11 @@ class StripePool(nn.Module):
     def rows(self, height: int) -> list[slice]:
         """Return the rows of each stripe in maps of this height.
 
-        Those of adaptive pooling: where ``parts`` does not divide the height, neighbours share
+        Those of adaptive pooling: where ``parts`` does not divide the height, neighbors share
         a row.
         """
-        starts = [i * height // self.parts for i in range(self.parts)]
-        stops = [-(-(i + 1) * height // self.parts) for i in range(self.parts)]
-        return [slice(*ends) for ends in zip(starts, stops, strict=True)]
+        parts = self.parts
+        return [slice(i * height // parts, -(-(i + 1) * height // parts)) for i in range(parts)]
 
     def forward(self, features: Tensor) -> Tensor:
         """Pool ``features``."""

@@ -7,11 +7,10 @@ from torch import Tensor, nn
 
 from reid_explain.checks import check_at_least, check_choice
 from reid_explain.inputs import InputSpec
-from reid_explain.models.backbone import Weights, build_backbone
 from reid_explain.models.build import MODELS
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pooling import POOLINGS
-from reid_explain.models.resnet import RESNETS, SETTINGS
+from reid_explain.models.resnet import RESNETS, SETTINGS, ResNetBackbone
 
 NECKS = ("batch_norm", "none")
 
@@ -29,29 +28,18 @@ class ReIDNet(EmbeddingNet):
     Args:
         backbone: ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` or ``"resnet101"``.
         num_classes: training identities; 0 builds no classifier.
-        pooling: ``"avg"`` or ``"gem"`` (generalised mean, learnable exponent from 3).
+        pooling: ``"avg"`` or ``"gem"`` (generalized mean, learnable exponent from 3).
         neck: ``"batch_norm"`` or ``"none"``.
-        last_stride: stride of the last stage, 1 (the strong baseline's) or 2 (ImageNet's).
-        width: factor on the planes of the four stages.
-        ibn: instance and batch norm in the first three stages (IBN-a).
-        non_local: non-local blocks in the second and third stage of ResNet-50 and -101.
-        ceil_mode: the first pooling as fast-reid has it from version 1.0 on.
-        stem_relu: the ReLU after the first batch norm, which reid-strong-baseline left out.
-        padding: of the convolutions, ``"zeros"`` or ``"partial"`` (``PartialConv2d``).
-        local: a finer map of cells that see little beyond themselves, see ``ResNetBackbone``.
-        weights: torchvision weights, downloaded by torchvision when they are not cached, or a
-            file of such weights, for the backbone; nothing is loaded by default.
+        resnet: keywords of ``ResNetBackbone``: ``last_stride``, ``width``, ``ibn``,
+            ``non_local``, ``ceil_mode``, ``stem_relu``, ``padding``, ``local``, ``weights``.
 
     Raises:
         InputError: an argument outside these, or weights that do not fit the backbone.
     """
 
     map_layer = "backbone.layer4"
-    card_settings = (
-        *(*SETTINGS, "pooling", "neck", "last_stride", "non_local", "stem_relu"),
-        *("padding", "local"),
-    )
     trainable_stages = ("backbone.layer3", "backbone.layer4")
+    card_settings = (*SETTINGS, "pooling", "neck")
 
     def __init__(
         self,
@@ -59,35 +47,16 @@ class ReIDNet(EmbeddingNet):
         num_classes: int = 0,
         pooling: str = "avg",
         neck: str = "batch_norm",
-        last_stride: int = 1,
-        width: float = 1.0,
-        ibn: bool = False,
-        non_local: bool = False,
-        ceil_mode: bool = False,
-        stem_relu: bool = True,
-        padding: str = "zeros",
-        local: bool = False,
-        weights: Weights = None,
+        **resnet: Any,
     ) -> None:
         super().__init__()
         check_choice("pooling", pooling, tuple(POOLINGS))
         check_choice("neck", neck, NECKS)
         check_at_least("num_classes", num_classes, 0)
-        self.backbone = build_backbone(
-            backbone,
-            last_stride,
-            width,
-            weights,
-            ibn=ibn,
-            non_local=non_local,
-            ceil_mode=ceil_mode,
-            stem_relu=stem_relu,
-            padding=padding,
-            local=local,
-        )
+        self.backbone = ResNetBackbone(backbone, **resnet)
         self.pool = POOLINGS[pooling]()
         self.channels = self.embedding_dim = self.backbone.out_channels
-        self.neck = nn.Identity() if neck == "none" else bn_neck(self.channels)
+        self.neck = nn.Identity() if neck == "none" else _without_bias(self.channels)
         if num_classes:
             self.classifier = nn.Linear(self.embedding_dim, num_classes, bias=neck == "none")
             nn.init.normal_(self.classifier.weight, std=0.001)
@@ -98,13 +67,6 @@ class ReIDNet(EmbeddingNet):
         return out
 
 
-def bn_neck(channels: int) -> nn.BatchNorm1d:
-    """Return the neck of the strong baseline: batch norm whose bias stays 0."""
-    neck = nn.BatchNorm1d(channels)
-    neck.bias.requires_grad_(False)
-    return neck
-
-
 class SBS(ReIDNet):
     """The stronger baseline of fast-reid: a ``ReIDNet`` with other defaults, images of 384x128."""
 
@@ -113,6 +75,13 @@ class SBS(ReIDNet):
     def __init__(self, backbone: str = "resnet50", num_classes: int = 0, **options: Any) -> None:
         stronger = {"pooling": "gem", "ibn": True, "non_local": True, "ceil_mode": True}
         super().__init__(backbone, num_classes, **{**stronger, **options})
+
+
+def _without_bias(channels: int) -> nn.BatchNorm1d:
+    """Return a batch norm whose bias stays 0."""
+    neck = nn.BatchNorm1d(channels)
+    neck.bias.requires_grad_(False)
+    return neck
 
 
 for _name in RESNETS:

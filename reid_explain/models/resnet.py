@@ -2,11 +2,17 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import WeightsEnum
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from reid_explain.checks import check_choice
+from reid_explain.errors import InputError
+from reid_explain.models.state_dicts import load_state_dict, read_state_dict
 
 Block = type[BasicBlock] | type[Bottleneck]
 RESNETS: Mapping[str, tuple[Block, list[int]]] = MappingProxyType(
@@ -22,9 +28,12 @@ NON_LOCAL_BLOCKS: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
 )
 """Non-local blocks after the last blocks of each stage, as in fast-reid; others have none."""
 THIRD_PLANES, LAST_PLANES = 256, 512
-SETTINGS = ("num_classes", "backbone", "width", "ibn", "ceil_mode")
-"""What the card of a network of parts or of the baseline may set of its ResNet."""
 PADDINGS = ("zeros", "partial")
+SETTINGS = (
+    *("num_classes", "backbone", "last_stride", "width", "ibn", "non_local"),
+    *("ceil_mode", "stem_relu", "padding", "local"),
+)
+"""What the card of a network with a ResNet may set of it."""
 
 
 class IBN(nn.Module):
@@ -106,8 +115,8 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
 
     Args:
         name: ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` or ``"resnet101"``.
-        last_stride: stride of ``layer4``; 1 keeps a map of twice the height and width.
-        width: factor on the planes of the four stages (the stem keeps its 64).
+        last_stride: stride of ``layer4``; 1 keeps a map of twice the height and width of 2.
+        width: factor on the planes of the four stages (the stem keeps its 64), 1/64 to 16.
         ibn: IBN-a in place of the first norm of every block of ``layer1`` to ``layer3``.
         non_local: non-local blocks in the stages, see ``NON_LOCAL_BLOCKS``.
         ceil_mode: the first pooling as fast-reid has it from version 1.0 on: no padding, and
@@ -117,6 +126,11 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
         local: the third stage has no stride and the fourth convolves single cells, so that the
             map is twice as fine and a cell sees little beyond itself (Brendel & Bethge,
             "Approximating CNNs with bag-of-local-features models", ICLR 2019).
+        weights: torchvision weights, downloaded by torchvision when they are not cached, or a
+            file of such weights; nothing is loaded by default.
+
+    Raises:
+        InputError: an argument outside these, or weights that do not fit.
     """
 
     def __init__(
@@ -131,7 +145,13 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
         stem_relu: bool = True,
         padding: str = "zeros",
         local: bool = False,
+        weights: WeightsEnum | str | Path | None = None,
     ) -> None:
+        check_choice("backbone", name, tuple(RESNETS))
+        check_choice("last_stride", last_stride, (1, 2))
+        check_choice("padding", padding, PADDINGS)
+        if not 1 / 64 <= width <= 16:
+            raise InputError("width", width, "a factor from 1/64 to 16")
         # _make_layer runs inside ResNet.__init__ and reads these.
         self.strides = (
             {THIRD_PLANES: 1, LAST_PLANES: last_stride} if local else {LAST_PLANES: last_stride}
@@ -153,6 +173,8 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
             _use_kernels_of_one(self.layer4)
         if padding == "partial":
             _use_partial_padding(self)
+        if weights is not None:
+            self._load_imagenet(weights)
 
     def stem(self, x: Tensor) -> Tensor:
         """Return the input of ``layer1``, (B, 64, H/4, W/4), for images (B, 3, H, W)."""
@@ -177,6 +199,14 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
             block, round(planes * self.width), blocks, stride, dilate
         )
         return stage
+
+    def _load_imagenet(self, weights: WeightsEnum | str | Path) -> None:
+        if isinstance(weights, WeightsEnum):
+            state = dict(weights.get_state_dict(progress=True, check_hash=True))
+        else:
+            state = read_state_dict(weights)
+        body = {key: value for key, value in state.items() if not key.startswith("fc.")}
+        load_state_dict(self, body, str(weights))
 
     def _use_ibn(self) -> None:
         for stage in (self.layer1, self.layer2, self.layer3):

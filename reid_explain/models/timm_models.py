@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack
 from types import ModuleType
 from typing import Any
 
@@ -22,14 +22,14 @@ PREFIX = "timm/"
 """What stands before timm's name where ``build_model`` takes one."""
 LARGEST_OWN_MAP = 2
 """Trainable stages make maps of at most this many times the last map's height."""
+FREE_SIZE = ("dynamic_img_size", "strict_img_size")
 
 
 class TimmNet(EmbeddingNet):
     """A network of timm; its embedding is what timm's head makes before its classifier.
 
-    ``features`` is timm's ``forward_features``, ``embed`` its ``forward_head(pre_logits=True)``.
-    ``input_spec`` has the size, mean, deviation and interpolation of timm's ``pretrained_cfg``
-    and the size of ``img_size`` where it is given; timm's central crop is left out.
+    ``features`` is timm's ``forward_features``, ``embed`` its ``forward_head(pre_logits=True)``;
+    ``input_spec`` is timm's ``pretrained_cfg``, without its central crop.
 
     Maps: where the head begins with the mean over the map (most convolutional networks), ``pool``
     is that mean and ``neck`` is the rest of the head; otherwise ``pool`` is the whole head. Maps
@@ -65,24 +65,22 @@ class TimmNet(EmbeddingNet):
         super().__init__()
         check_at_least("num_classes", num_classes, 0)
         self.name = name
+        self.fixed_size = has_fixed_size(name) and not {*FREE_SIZE} & {*options}
         self.net = _create(name, pretrained, options)
         self.input_spec = _input_spec(self.net.pretrained_cfg, options.get("img_size"))
-        self.fixed_size = has_fixed_size(name) and not {
-            "dynamic_img_size",
-            "strict_img_size",
-        } & set(options)
         self.channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
         self.last_map = ChannelsFirst() if self.channels_last else nn.Identity()
         with torch.no_grad(), evaluation(self, self):
             features = self._probe()
             self.gives_tokens = features.dim() == 3
-            mean_first = not self.gives_tokens and begins_with_mean(self._head, features)
+            mean_first = not self.gives_tokens and _begins_with_mean(self._head, features)
             self.pool = GlobalAveragePool() if mean_first else self._head
             self.neck = self._head_of_mean if mean_first else nn.Identity()
             check_rows("options: what the head makes of F", self._head(features))
             self.channels = self.pool(features).shape[1]
             self.embedding_dim = self.embed(features).shape[1]
-        self.map_layer = self._last_norm() if self.gives_tokens else "last_map"
+        norms = [layer for layer, _ in self.named_modules() if layer.endswith(".norm1")]
+        self.map_layer = norms[-1] if self.gives_tokens and norms else "last_map"
         if num_classes:
             self.classifier = nn.Linear(self.embedding_dim, num_classes)
 
@@ -93,20 +91,18 @@ class TimmNet(EmbeddingNet):
         Raises:
             InputError: F is tokens, or nothing that can be trained gives it alone.
         """
-        expected = "a network whose last map comes out of stages, one after the other"
-        if self.gives_tokens:
-            raise InputError("target", f"a {type(self.net).__name__}, which gives tokens", expected)
-        with torch.no_grad(), evaluation(self, self), calls_of(self) as calls:
-            features = self._probe()
+        got = f"a {type(self.net).__name__}{', which gives tokens' if self.gives_tokens else ''}"
         names: list[str] = []
-        wanted, height = features, LARGEST_OWN_MAP * features.shape[2]
-        for name, given, made in reversed(calls):
-            if made is wanted and (made is features or self._height(made) <= height):
-                names.insert(0, name)
-                wanted = given
-        trainable = [p for name in names for p in self.get_submodule(name).parameters()]
-        if not trainable:
-            raise InputError("target", f"a {type(self.net).__name__}", expected)
+        if not self.gives_tokens:
+            features, calls = self._calls()
+            wanted, height = features, LARGEST_OWN_MAP * features.shape[2]
+            for name, given, made in reversed(calls):
+                if made is wanted and (made is features or self._height(made) <= height):
+                    names.insert(0, name)
+                    wanted = given
+        if not any(True for name in names for _ in self.get_submodule(name).parameters()):
+            expected = "a network whose last map comes out of stages, one after the other"
+            raise InputError("target", got, expected)
         return tuple(names)
 
     def features(self, x: Tensor) -> Tensor:
@@ -122,10 +118,6 @@ class TimmNet(EmbeddingNet):
         out: Tensor = self.last_map(self.net.forward_features(x))
         return out
 
-    def layout_of(self, names: Iterable[str]) -> Layout:
-        """Return how a file of this network names its weights."""
-        return timm_layout(self.name, names, classes=hasattr(self, "classifier"))
-
     def resampled(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights whose position embeddings, of a square of patches, fit this network."""
         key, own = "net.pos_embed", getattr(self.net, "pos_embed", None)
@@ -135,7 +127,7 @@ class TimmNet(EmbeddingNet):
         places = state[key].shape[1] - prefix
         if round(places**0.5) ** 2 != places:
             return dict(state)
-        resample = _import_timm().layers.resample_abs_pos_embed
+        resample = _timm().layers.resample_abs_pos_embed
         grid = list(self.net.patch_embed.grid_size)
         return {**state, key: resample(state[key], grid, num_prefix_tokens=prefix)}
 
@@ -165,10 +157,17 @@ class TimmNet(EmbeddingNet):
             return float("inf")
         return made.shape[1 if self.channels_last else 2]
 
-    def _last_norm(self) -> str:
-        """Return the name of the last ``norm1``, or of the tokens themselves without any."""
-        names = [name for name, _ in self.named_modules() if name.endswith(".norm1")]
-        return names[-1] if names else "last_map"
+    def _calls(self) -> tuple[Tensor, list[tuple[str, Any, Any]]]:
+        """Return F of a gray image and (name, input, output) of each call of a stage for it."""
+        calls: list[tuple[str, Any, Any]] = []
+
+        def note(name: str) -> Callable[..., None]:
+            return lambda _, given, made: calls.append((name, given[0] if given else None, made))
+
+        with torch.no_grad(), evaluation(self, self), ExitStack() as hooks:
+            for name, stage in [*_stages("net", self.net), ("last_map", self.last_map)]:
+                hooks.callback(stage.register_forward_hook(note(name)).remove)
+            return self._probe(), calls
 
 
 class ChannelsFirst(nn.Module):
@@ -186,7 +185,7 @@ def has_fixed_size(name: str) -> bool:
         InputError: timm is not installed or has no such network.
     """
     check_timm_name(name)
-    return bool(_import_timm().get_pretrained_cfg(name).fixed_input_size)
+    return bool(_timm().get_pretrained_cfg(name).fixed_input_size)
 
 
 def timm_layout(name: str, names: Iterable[str], *, classes: bool = True) -> Layout:
@@ -197,7 +196,7 @@ def timm_layout(name: str, names: Iterable[str], *, classes: bool = True) -> Lay
     check_timm_name(name)
     if any(key.startswith("net.") for key in names):
         return LAYOUTS[OWN]
-    classifier = _import_timm().get_pretrained_cfg(name).classifier
+    classifier = _timm().get_pretrained_cfg(name).classifier
     own = rf"^{re.escape(classifier)}\." if isinstance(classifier, str) else r"^$"
     if classes:
         return Layout(renames=((own, "classifier."), (r"^", "net.")))
@@ -206,28 +205,25 @@ def timm_layout(name: str, names: Iterable[str], *, classes: bool = True) -> Lay
 
 def check_timm_name(name: str) -> None:
     """Raise unless ``name`` is a network of timm, with a tag of its weights or without."""
-    timm = _import_timm()
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=5)
+    if not _timm().is_model(name):
+        close = difflib.get_close_matches(name, _timm().list_models(), n=5)
         such = f", such as {', '.join(map(repr, close))}" if close else ""
         raise InputError("name", repr(name), f"one of timm.list_models(){such}")
 
 
-def _import_timm() -> ModuleType:
+def _timm() -> ModuleType:
     try:
         import timm
     except ImportError as error:
-        raise InputError(
-            "name", "a network of timm, which is not here", "pip install timm"
-        ) from error
+        got = "a network of timm, which is not here"
+        raise InputError("name", got, "pip install timm") from error
     return timm
 
 
 def _create(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     """Return a network of timm without classifier."""
-    check_timm_name(name)
     try:
-        return _import_timm().create_model(name, pretrained=pretrained, num_classes=0, **options)
+        return _timm().create_model(name, pretrained=pretrained, num_classes=0, **options)
     except TypeError as error:
         raise InputError("options", f"{options} ({error})", f"options of {name}") from error
 
@@ -235,50 +231,26 @@ def _create(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
 def _input_spec(config: Mapping[str, Any], img_size: Any) -> InputSpec:
     """Return the images of timm's configuration, at a size of one's own if there is one."""
     size = config["input_size"][1:] if img_size is None else img_size
-    interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
     return InputSpec(
         (size, size) if isinstance(size, int) else size,
         config["mean"],
         config["std"],
-        interpolation=interpolation,
+        interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
     )
 
 
-def begins_with_mean(head: Callable[[Tensor], Tensor], features: Tensor) -> bool:
+def _begins_with_mean(head: Callable[[Tensor], Tensor], features: Tensor) -> bool:
     """Tell whether a head makes of maps like F, (1, C, h, w), what it makes of their means."""
     noise = torch.rand(features.shape, generator=torch.Generator().manual_seed(0)).to(features)
     means = noise.mean(dim=(2, 3), keepdim=True).expand_as(noise)
     return torch.allclose(head(noise), head(means), rtol=1e-3, atol=1e-5)
 
 
-@contextmanager
-def calls_of(model: TimmNet) -> Iterator[list[tuple[str, Any, Any]]]:
-    """Yield a list that fills with (name, input, output) of each call of a stage of ``model``.
-
-    Stages are the children of the network, those of a sequence in its place, and ``last_map``.
-    """
-    calls: list[tuple[str, Any, Any]] = []
-
-    def note(name: str) -> Callable[..., None]:
-        def after(_module: nn.Module, given: tuple[Any, ...], made: Any) -> None:
-            calls.append((name, given[0] if given else None, made))
-
-        return after
-
-    stages = [*stages_of("net", model.net), ("last_map", model.last_map)]
-    handles = [stage.register_forward_hook(note(name)) for name, stage in stages]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def stages_of(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _stages(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the children of a module with their dotted names, those of a sequence in its place."""
     for child_name, child in module.named_children():
         dotted = f"{name}.{child_name}"
         if isinstance(child, nn.Sequential):
-            yield from stages_of(dotted, child)
+            yield from _stages(dotted, child)
         else:
             yield dotted, child
