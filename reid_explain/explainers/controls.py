@@ -87,9 +87,7 @@ class Random(Control):
     global random state.
 
     Args:
-        forward_func: As for every explainer.
-        layer: As for every explainer; the map has its resolution.
-        reshape_transform: As for every explainer.
+        forward_func, layer, reshape_transform: As for every :class:`.Explainer`.
         seed: Another seed, another noise.
 
     Example:

@@ -153,9 +153,7 @@ class ExtremalDescent(ExtremalExplainer):
     Fong et al., ICCV 2019 (masks of a given area).
 
     Args:
-        forward_func: As for every explainer; differentiable in the images.
-        layer: As for every explainer; the map has its resolution.
-        reshape_transform: As for every explainer.
+        forward_func, layer, reshape_transform: As for every :class:`.Explainer`.
         rounds: Number of rounds. ``rounds=1, descents=4`` is the fast setting, at an eighth of the
             cost.
         descents: Optimizations per round.

@@ -97,9 +97,7 @@ class GradientWeighting(GradientExplainer):
     forward and one backward pass for each image.
 
     Args:
-        forward_func: As for every :class:`.Explainer`; differentiable behind the layer.
-        layer: As for every explainer.
-        reshape_transform: As for every explainer.
+        forward_func, layer, reshape_transform: As for every :class:`.Explainer`.
         weights: ``"mean"`` (Grad-CAM), ``"elementwise"`` (HiResCAM) or ``"positive"`` (LayerCAM).
 
     Raises:

@@ -5,7 +5,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from reid_explain.checks import described
+from reid_explain.checks import describe
 from reid_explain.errors import InputError
 
 MAX_PREFIX_TOKENS = 16
@@ -31,7 +31,7 @@ def as_map(activation: Tensor, image_size: tuple[int, int]) -> Tensor:
         return patches.transpose(1, 2).reshape(len(patches), -1, h, w)
     raise InputError(
         "layer",
-        f"output {described(activation)}",
+        f"output {describe(activation)}",
         "a map (B, C, h, w) or tokens (B, T, C); give reshape_transform for another form",
     )
 

@@ -135,9 +135,7 @@ class ScoreWeighting(ScoreExplainer):
     images of a batch share forward passes.
 
     Args:
-        forward_func: As for every :class:`.Explainer`; no gradients needed.
-        layer: As for every explainer.
-        reshape_transform: As for every explainer.
+        forward_func, layer, reshape_transform: As for every :class:`.Explainer`.
         max_scored_channels: How many channels of an image are scored at most; the scores of the
             others, whose masks resemble theirs, are predicted
             (:mod:`reid_explain.explainers.landmarks`). All channels enter the map. None, or at
