@@ -470,7 +470,7 @@ def test_a_card_keeps_the_images_that_the_network_takes(tmp_path):
             {"note": "mine", "url": "x"},
             "unknown keys: note, url; missing: none",
         ),
-        ({"input": None, "sha256": None}, "unknown keys: none; missing: sha256, input"),
+        ({"input": None, "sha256": None}, "unknown keys: none; missing: input, sha256"),
         ({"input": {"crop": 1}}, "input: got {'crop': 1}"),
         ({"input": {"size": [0, 3]}}, r"size: got \[0, 3\]"),
         ({"architecture": ["resnet18"]}, "architecture .*, expected one with a name"),

@@ -35,56 +35,45 @@ def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
         ``UNSEEN``, but the parts of a PCB with classifiers, and the reduction of an MGN if it is
         linear. None if it is no network of this package.
     """
+
+    def any_has(part: str) -> bool:
+        return any(part in key for key in state)
+
     if "conv1.conv.weight" in state:
-        width = str(_rows(state["conv1.conv.weight"]) / CHANNELS[0]).replace(".", "_")
-        return {"name": f"osnet_x{width}", "num_classes": class_count(state)}
-    backbone = _resnet(state)
+        factor = _shape(state, "conv1.conv.weight")[0] / CHANNELS[0]
+        name = f"osnet_x{factor}".replace(".", "_")
+        return {"name": name, "num_classes": class_count(state)}
+    stages = Counter(found[2] for key in state if (found := BLOCK.match(key)))
+    form = [stages[stage] for stage in "1234"], "backbone.layer1.0.conv3.weight" in state
+    forms = {n: (depths, block is Bottleneck) for n, (block, depths) in RESNETS.items()}
+    backbone = next((name for name in forms if forms[name] == form), None)
     if backbone is None:
         return None
-    common = {"num_classes": class_count(state), "width": _width(state), "ibn": _any(state, ".IN.")}
-    pooling = "gem" if {"pool.p", "pool.b1.p"} & set(state) else "avg"
+    last = next(key for key in state if (found := BLOCK.match(key)) and found[2] == "4")
+    width = _shape(state, last)[0] / LAST_PLANES
+    common = {"num_classes": class_count(state), "width": width, "ibn": any_has(".IN.")}
+    pooling = "gem" if {"pool.p", "pool.b1.p"} & {*state} else "avg"
     if "conv5.0.weight" in state:
         parts = sum(bool(re.match(r"classifier\.\d+\.weight", key)) for key in state)
-        found: dict[str, Any] = {"parts": parts} if parts else {}
-        return {"name": "pcb", "backbone": backbone, **common, **found}
-    if _any(state, "branches."):
-        found = {} if "neck.b1.3.weight" in state else {"reduction": "linear"}
-        return {"name": "mgn", "backbone": backbone, **common, "pooling": pooling, **found}
-    kernel = state.get("backbone.layer4.0.conv2.weight")
+        return {"name": "pcb", "backbone": backbone, **common} | ({"parts": parts} if parts else {})
+    if any_has("branches."):
+        linear = {} if "neck.b1.3.weight" in state else {"reduction": "linear"}
+        return {"name": "mgn", "backbone": backbone, **common, "pooling": pooling, **linear}
     return {
         "name": backbone,
         **common,
         "pooling": pooling,
         "neck": "batch_norm" if "neck.weight" in state else "none",
-        "non_local": _any(state, ".non_local_"),
-        "local": kernel is not None and kernel.shape[2:] == (1, 1),
+        "non_local": any_has(".non_local_"),
+        "local": _shape(state, "backbone.layer4.0.conv2.weight")[2:] == (1, 1),
     }
 
 
 def class_count(state: Mapping[str, Tensor]) -> int:
     """Return the number of training identities, 0 without a classifier."""
     names = (key for key in state if re.match(r"classifier\.(\w+\.)?weight$", key))
-    return next((_rows(state[name]) for name in names), 0)
+    return next((_shape(state, name)[0] for name in names), 0)
 
 
-def _resnet(state: Mapping[str, Tensor]) -> str | None:
-    stages = Counter(found[2] for key in state if (found := BLOCK.match(key)))
-    depths = [stages[stage] for stage in "1234"]
-    bottleneck = "backbone.layer1.0.conv3.weight" in state
-    for name, (block, layers) in RESNETS.items():
-        if layers == depths and (block is Bottleneck) == bottleneck:
-            return name
-    return None
-
-
-def _width(state: Mapping[str, Tensor]) -> float:
-    last = (key for key in state if (found := BLOCK.match(key)) and found[2] == "4")
-    return _rows(state[next(last)]) / LAST_PLANES
-
-
-def _rows(weight: Tensor) -> int:
-    return weight.shape[0] if weight.dim() else 0
-
-
-def _any(state: Mapping[str, Tensor], part: str) -> bool:
-    return any(part in key for key in state)
+def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    return tuple(state[name].shape if name in state else ()) or (0,)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from reid_explain.errors import InputError
@@ -39,15 +40,11 @@ def build_model(name: str, num_classes: int = 0, **options: Any) -> EmbeddingNet
         >>> model(images).shape, model.features(images).shape
         (torch.Size([2, 64]), torch.Size([2, 64, 8, 4]))
     """
-    if name.startswith(PREFIX):
-        if "pretrained" not in options:
-            warnings.warn(
-                f"{name} has random weights and is in training mode: pretrained=True, or "
-                "open_checkpoint(file, name=...)",
-                stacklevel=2,
-            )
-        return TimmNet(name.removeprefix(PREFIX), num_classes, **options)
-    make = _resolve(name)
+    make = _factory(name)
+    if name.startswith(PREFIX) and "pretrained" not in options:
+        told = "has random weights and is in training mode"
+        hint = "pretrained=True, or open_checkpoint(file, name=...)"
+        warnings.warn(f"{name} {told}: {hint}", stacklevel=2)
     try:
         return make(num_classes=num_classes, **options)
     except TypeError as error:
@@ -56,10 +53,7 @@ def build_model(name: str, num_classes: int = 0, **options: Any) -> EmbeddingNet
 
 def check_model_name(name: str) -> None:
     """Raise unless ``build_model`` knows a network of this name."""
-    if name.startswith(PREFIX):
-        check_timm_name(name.removeprefix(PREFIX))
-    else:
-        _resolve(name)
+    _factory(name)
 
 
 def card_settings(name: str) -> tuple[str, ...]:
@@ -68,15 +62,16 @@ def card_settings(name: str) -> tuple[str, ...]:
     Raises:
         InputError: no network of ``MODELS`` or timm; a card may import no other module.
     """
-    if name.startswith(PREFIX):
-        return TimmNet.card_settings
-    if name not in MODELS:
+    if name not in MODELS and not name.startswith(PREFIX):
         raise InputError("name", repr(name), f"one of {', '.join(MODELS)}, or {PREFIX}NAME")
-    make: Any = MODELS[name]
+    make: Any = _factory(name)
     return tuple(getattr(make, "func", make).card_settings)
 
 
-def _resolve(name: str) -> Callable[..., EmbeddingNet]:
+def _factory(name: str) -> Callable[..., EmbeddingNet]:
+    if name.startswith(PREFIX):
+        check_timm_name(name.removeprefix(PREFIX))
+        return partial(TimmNet, name.removeprefix(PREFIX))
     if name not in MODELS and ":" not in name:
         raise InputError("name", repr(name), f"one of {', '.join(MODELS)}, or {PREFIX}NAME")
     return MODELS.resolve(name)
@@ -84,10 +79,7 @@ def _resolve(name: str) -> Callable[..., EmbeddingNet]:
 
 def __getattr__(name: str) -> Any:
     """Names of before the registry. TODO(house): drop."""
-    if name == "MODEL_NAMES":
-        return tuple(MODELS)
-    if name == "BASELINES":
-        return ("ide", "bot", "sbs")
-    if name == "PART_NETS":
-        return ("pcb", "mgn")
+    old = {"BASELINES": ("ide", "bot", "sbs"), "PART_NETS": ("pcb", "mgn")}
+    if name in (*old, "MODEL_NAMES"):
+        return old.get(name) or tuple(MODELS)
     raise AttributeError(name)

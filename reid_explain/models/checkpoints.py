@@ -30,12 +30,9 @@ def open_checkpoint(
     """Return the network of a checkpoint, with its weights, in eval mode.
 
     The project, the architecture and the number of classes come from the file's names and
-    shapes. What they do not show (strides, the first pooling and ReLU, the images) comes from the
-    project, see ``reid_explain.models.layouts``.
-
-    A file of timm does not tell its network: ``name="timm/NAME"`` does. timm's classifier becomes
-    the network's, and position embeddings of another size (``img_size``, or ``input_spec``) are
-    interpolated.
+    shapes; what they do not show (strides, the first pooling and ReLU, the images) comes from the
+    project, see module ``layouts``. A file of timm needs ``name="timm/NAME"``: its classifier
+    becomes the network's, and position embeddings of another ``img_size`` are interpolated.
 
     Args:
         path: a file that ``load_checkpoint`` reads.
@@ -47,9 +44,8 @@ def open_checkpoint(
 
     Raises:
         InputError: as of ``load_checkpoint``; the weights are of no network of this package; or
-            neither file nor project tells all of it: ``last_stride``, ``ceil_mode`` and
-            ``padding`` of files with our own names, which a card tells (``load_trained``);
-            ``parts`` of a PCB without classifiers; ``reduction`` of an MGN of before version 1.0.
+            file and project do not tell all of it, as with our own files, which need their card
+            (``load_trained``).
     """
     state = read_state_dict(path)
     timm_name = name.removeprefix(PREFIX) if name and name.startswith(PREFIX) else None
@@ -79,11 +75,10 @@ def load_checkpoint(
 ) -> tuple[str, ...]:
     """Load the weights of ``path`` into ``model``; all of them or none.
 
-    Reads files of this package, of torchreid, fast-reid, reid-strong-baseline, torchvision and,
-    into a ``TimmNet``, timm, as plain state dicts, nested under ``state_dict`` or ``model``, with
-    ``module.`` prefixes, or safetensors. Nothing in a file is ever executed. What weights do not
-    show (see ``open_checkpoint``) has to be set in the model, but for the mean and deviation of
-    fast-reid's images, which the file has. ``num_batches_tracked`` may be absent.
+    Reads files of this package, of the projects in ``layouts`` and, into a ``TimmNet``, of timm:
+    state dicts, plain or nested under ``state_dict`` or ``model``, with ``module.`` prefixes or
+    without, or safetensors. Nothing in a file is ever executed. What weights do not show has to
+    be set in the model, but for the mean and deviation of fast-reid's images.
 
     Args:
         model: the network to fill.
@@ -101,15 +96,6 @@ def load_checkpoint(
         InputError: the file is absent, truncated, empty, not a checkpoint or has code in it; or
             its entries and the model's disagree: missing, unexpected and mis-shaped names, ours
             with the file's in brackets where they differ.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> trained, model = nn.Linear(3, 2), nn.Linear(3, 2)
-        >>> with TemporaryDirectory() as folder:
-        ...     torch.save({"state_dict": trained.state_dict()}, Path(folder, "model.pth"))
-        ...     left_out = load_checkpoint(model, Path(folder, "model.pth"))
-        >>> left_out, torch.equal(model.weight, trained.weight)
-        ((), True)
     """
     state = read_state_dict(path)
     return _load(model, state, path, layout, ignore_classifier=ignore_classifier)

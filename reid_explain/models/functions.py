@@ -51,8 +51,7 @@ class FunctionNet(nn.Module):
         Raises:
             InputError: the function gives anything but two arrays of one row per image.
         """
-        array = images.detach().to("cpu", torch.float32).contiguous().numpy()
-        made = self.function(array)
+        made = self.function(images.detach().to("cpu", torch.float32).contiguous().numpy())
         if not (isinstance(made, tuple | list) and len(made) == 2):
             raise InputError("function", f"a result of type {describe(made)}", "a pair of arrays")
         activations, embeddings = (_as_rows(part, len(images)).to(images.device) for part in made)

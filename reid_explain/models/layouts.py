@@ -3,17 +3,12 @@
 A layout is data: regular expressions from the project's names to ours, and what its networks
 have that weights do not show.
 
-- ``"torchreid"`` (Zhou and Xiang, deep-person-reid): OSNet, whose names are ours, ResNets with
-  the last stride and no neck, and PCB.
-- ``"reid-strong-baseline"`` (Luo et al., CVPR workshops 2019): ResNets of stride 1 with a neck.
-  Its plain ResNet has *no ReLU* after the first batch norm (its issues 4 and 117), the one with
-  IBN has. Evaluated before the neck (``NECK_FEAT: before``), its embedding is ``pool(F)``.
-- ``"fast-reid"`` (He et al., 2020): ResNets of stride 1, with neck or without, and MGN. Its first
-  pooling has no padding and rounds up, except before version 1.0 (``heads.bnneck``). Networks
-  trained with a circle, arc or cosine softmax classify by cosines; our ``classify`` gives the
-  products without the norms. A generalized mean with a fixed exponent, or a maximum, leaves no
-  trace in the weights: it loads as the mean. AGW has SBS's non-local blocks and images of 256x128:
-  files do not tell the two apart.
+- ``"torchreid"`` (Zhou and Xiang): OSNet, ResNets with the last stride and no neck, and PCB.
+- ``"reid-strong-baseline"`` (Luo et al., 2019): its plain ResNet has *no ReLU* after the first
+  batch norm (its issues 4 and 117). With ``NECK_FEAT: before`` its embedding is ``pool(F)``.
+- ``"fast-reid"`` (He et al., 2020): its first pooling rounds up, except before version 1.0
+  (``heads.bnneck``). A generalized mean with a fixed exponent, or a maximum, leaves no trace in
+  the weights: it loads as the mean. So do SBS and AGW, whose images are 384x128 and 256x128.
 - ``"torchvision"``: ResNets, and timm's of the same names, with the classifier of ImageNet.
 - ``"reid_explain"``: the names of this package, and any name that no other layout knows.
 """

@@ -4,7 +4,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,20 +21,12 @@ REDUCTIONS = ("linear", "relu")
 SHARED = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2")
 
 
-class Part(NamedTuple):
-    """Which of the ``stripes`` of the map of which branch a part is."""
-
-    branch: int
-    stripes: int
-    stripe: int
-
-
-PARTS: Mapping[str, Part] = MappingProxyType(
-    {f"b{i + 1}": Part(i, 1, 0) for i in range(3)}
-    | {f"b2{i + 1}": Part(1, 2, i) for i in range(2)}
-    | {f"b3{i + 1}": Part(2, 3, i) for i in range(3)}
+PARTS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
+    {f"b{i + 1}": (i, 1, 0) for i in range(3)}
+    | {f"b2{i + 1}": (1, 2, i) for i in range(2)}
+    | {f"b3{i + 1}": (2, 3, i) for i in range(3)}
 )
-"""The eight parts by fast-reid's names, in the order of its embedding."""
+"""Branch, number of stripes and stripe of the eight parts, in fast-reid's order and names."""
 
 
 @MODELS.register(name="mgn")
@@ -43,12 +35,10 @@ class MGN(PartNet):
 
     Each branch is pooled as a whole, the second in two stripes as well and the third in three;
     each of the eight vectors has a pooling, a reduction and a classifier of its own. The
-    embedding is the eight side by side, (B, 2048), ``embedding.unflatten(1, (8, 256))[:, i]``
-    for the part ``PARTS`` has at place i.
+    embedding is the eight side by side, ``embedding.unflatten(1, (8, 256))[:, i]`` for part i.
 
-    F is the three branches' maps one above the other, (B, 3 C, h, w), so that an explanation at
-    ``map_layer`` is one of the whole embedding. A part depends on one branch alone, and is
-    explained as well on the layer of ``branch_layers`` that its name begins with.
+    F is the three branches' maps one above the other, (B, 3 C, h, w). A part depends on one
+    branch alone, and is explained as well on its layer of ``branch_layers``.
 
     This is fast-reid's network. In the paper (section 3) the first branch has a stride in its
     last stage, all pooling is by maximum, the classifiers of b1, b2 and b3 read the 2048
@@ -112,12 +102,7 @@ class MGN(PartNet):
     def classify(self, embedding: Tensor) -> Tensor:
         """Return the mean logits of the parts, (B, num_classes), of embeddings (B, 2048).
 
-        The logits are inner products. A network that was trained with a loss on cosines, as
-        fast-reid's is, tells the classes apart by cosines: there the lengths of the vectors and
-        of the classifiers' rows, which cosines leave out, weight the parts and the classes.
-
-        Raises:
-            InputError: the network was built without classes.
+        They are inner products, also of a network that was trained with a loss on cosines.
         """
         return self._classified(self._split(embedding)).mean(dim=1)
 
@@ -142,7 +127,7 @@ class PartPools(nn.ModuleDict):
         Raises:
             InputError: maps that do not fall into stripes.
         """
-        return [_chunk(height, part.stripes, part.stripe) for part in PARTS.values()]
+        return [_chunk(height, stripes, stripe) for _, stripes, stripe in PARTS.values()]
 
     def forward(self, features: Tensor) -> Tensor:
         """Pool ``features``."""
@@ -161,8 +146,8 @@ class PartPools(nn.ModuleDict):
         """Yield pooling, channels and rows of each part."""
         width = features.shape[1] // len(BRANCHES)
         rows = self.rows(features.shape[2])
-        for (name, part), part_rows in zip(PARTS.items(), rows, strict=True):
-            yield self[name], slice(part.branch * width, (part.branch + 1) * width), part_rows
+        for (name, (branch, *_)), part_rows in zip(PARTS.items(), rows, strict=True):
+            yield self[name], slice(branch * width, (branch + 1) * width), part_rows
 
 
 class PartNecks(nn.ModuleDict):

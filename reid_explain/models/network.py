@@ -11,9 +11,9 @@ from reid_explain.inputs import InputSpec
 class EmbeddingNet(nn.Module):
     """A network in two plain parts: ``forward(x) = embed(features(x))``, in both modes.
 
-    A subclass has ``features`` and the parts ``pool``, (B, C, h, w) to (B, C'), and ``neck``,
-    (B, C') to (B, D). Training reads two more outputs of the seam: ``pool(F)`` feeds the metric
-    loss and ``classify(embed(F))`` the identity loss.
+    A subclass has a ``backbone``, or ``features`` of its own, and the parts ``pool``, (B, C, h, w)
+    to (B, C'), and ``neck``, (B, C') to (B, D). In training ``pool(F)`` feeds the metric loss and
+    ``classify(embed(F))`` the identity loss.
 
     Attributes:
         input_spec: the images that the network takes; assign the one that it was trained on.
@@ -32,13 +32,14 @@ class EmbeddingNet(nn.Module):
     card_settings: tuple[str, ...] = ("num_classes",)
     channels: int
     embedding_dim: int
+    backbone: Callable[[Tensor], Tensor]
     pool: Callable[[Tensor], Tensor]
     neck: Callable[[Tensor], Tensor]
     classifier: Callable[[Tensor], Tensor]
 
     def features(self, x: Tensor) -> Tensor:
         """Return the last map F, (B, C, h, w), of images (B, 3, H, W)."""
-        raise NotImplementedError
+        return self.backbone(x)
 
     def embed(self, features: Tensor) -> Tensor:
         """Return the embedding f, (B, D), of maps (B, C, h, w)."""

@@ -1,5 +1,6 @@
 """Graphs of ONNX as networks without gradients (extra: onnxruntime, and onnx to add outputs)."""
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -13,25 +14,22 @@ from reid_explain.inputs import InputSpec
 from reid_explain.models.functions import Array, FunctionNet
 
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-EMBEDDING_RANKS = (2,)
-ACTIVATION_RANKS = (3, 4)
+RANKS = {"activations": (3, 4), "embedding": (2,)}
 
 
 class OnnxNet(FunctionNet):
     """A graph of ONNX that gives an embedding and the activation of a layer.
 
-    A graph of a fixed batch size gets batches of that size, the last one filled up with its last
-    image.
+    A graph of a fixed batch size gets full batches: the last one is filled up.
 
     Args:
         session: the file of a graph, which runs on the CPU, or an ``onnxruntime.InferenceSession``.
-        activations: name of the output (B, C, h, w) or (B, T, C), or of a tensor inside the file's
-            graph (see ``onnx_layers``), which is made an output. By default the only output of
-            three or four dimensions; if a file's graph has none, its last map.
+        activations: name of the output (B, C, h, w) or (B, T, C), or of one of ``onnx_layers`` of
+            a file, which becomes an output. By default the only output of three or four
+            dimensions; if a file has none, its last map.
         embedding: name of the output (B, D); by default the only one of two dimensions.
-        input_spec: the images that the graph takes, which it does not tell: as most projects'
-            networks by default, at the graph's own size. ``reid_explain.inputs.BGR_255`` is what
-            graphs from OpenVINO's and Caffe's world take.
+        input_spec: the images that the graph takes, which it does not tell, but for their size;
+            ``reid_explain.inputs.BGR_255`` for graphs of OpenVINO.
 
     Raises:
         InputError: a package is not installed; no such file or a damaged one; a name that the
@@ -47,15 +45,12 @@ class OnnxNet(FunctionNet):
         input_spec: InputSpec | None = None,
     ) -> None:
         if isinstance(session, str | Path):
-            session, activations = _open_with(session, activations)
-        given = _only_input(session.get_inputs())
+            session, activations = _open(session, activations)
+        given = _only_input(session)
         super().__init__(self.run, _sized(input_spec, given.shape[2:]))
         self.session, self.input = session, given
-        outputs = session.get_outputs()
-        self.outputs = [
-            _output("activations", activations, ACTIVATION_RANKS, outputs),
-            _output("embedding", embedding, EMBEDDING_RANKS, outputs),
-        ]
+        names = {"activations": activations, "embedding": embedding}
+        self.outputs = [_output(session, argument, name) for argument, name in names.items()]
 
     def run(self, images: NDArray[np.float32]) -> tuple[Array, Array]:
         """Return what the graph makes of images (B, 3, H, W): activations and embeddings.
@@ -64,11 +59,8 @@ class OnnxNet(FunctionNet):
             InputError: images of another size than the graph takes.
         """
         batch, *size = self.input.shape
-        fits = all(
-            not isinstance(fixed, int) or fixed == came
-            for fixed, came in zip(size, images.shape[1:], strict=True)
-        )
-        if not fits:
+        pairs = zip(size, images.shape[1:], strict=True)
+        if any(isinstance(fixed, int) and fixed != came for fixed, came in pairs):
             raise InputError("inputs", images.shape, f"(B, {', '.join(map(str, size))})")
         images = images.astype(DTYPES[self.input.type], copy=False)
         step = batch if isinstance(batch, int) else len(images)
@@ -86,71 +78,64 @@ class OnnxNet(FunctionNet):
 def onnx_layers(path: str | Path) -> dict[str, tuple[int, ...]]:
     """Return the tensors (B, C, h, w) inside the graph of a file, and their shapes for one batch.
 
-    They come in the graph's order and leave out those of a single place.
+    They come in the graph's order; those of a single place are left out.
 
     Raises:
         InputError: a package is not installed, no such file or a damaged one.
     """
-    graph = _read(path)
-    names = [name for node in graph.graph.node for name in node.output if name]
-    session = _session(path, _with_outputs(graph, names))
-    given = _only_input(session.get_inputs())
-    shape = [size if isinstance(size, int) else 1 for size in given.shape[:2]]
-    shape += _sized(None, given.shape[2:]).size
+    nodes = _import("onnx", path).load(path).graph.node
+    names = [name for node in nodes for name in node.output if name]
+    session = _session(path, names)
+    given = _only_input(session)
+    batch = given.shape[0] if isinstance(given.shape[0], int) else 1
+    shape = (batch, 3, *_sized(None, given.shape[2:]).size)
     made = session.run(names, {given.name: np.full(shape, 0.5, DTYPES[given.type])})
     maps = {n: a.shape for n, a in zip(names, made, strict=True) if a.dtype.kind == "f"}
     return {n: s for n, s in maps.items() if len(s) == 4 and s[2] * s[3] > 1}
 
 
-def _open_with(path: str | Path, activations: str | None) -> tuple[Any, str | None]:
+def _open(path: str | Path, activations: str | None) -> tuple[Any, str | None]:
     """Return a session of a file's graph that has the activations among its outputs."""
-    session = _session(path, str(path))
-    outputs = session.get_outputs()
-    if any(_is_output(output, activations, ACTIVATION_RANKS) for output in outputs):
+    session = _session(path)
+    if _fitting(session, "activations", activations):
         return session, activations
     layers = onnx_layers(path)
     name = activations or next(reversed(layers), None)
     if name not in layers:
         known = ", ".join(f"{known!r} {shape}" for known, shape in [*layers.items()][-5:])
         raise InputError("activations", repr(name), f"a tensor of the graph, such as {known}")
-    return _session(path, _with_outputs(_read(path), [name])), name
+    return _session(path, [name]), name
 
 
-def _session(path: str | Path, graph: str | bytes) -> Any:
-    """Return a session on the CPU that runs a graph of this file."""
+def _session(path: str | Path, added: Sequence[str] = ()) -> Any:
+    """Return a session on the CPU for the graph of a file, with tensors added to its outputs."""
     runtime = _import("onnxruntime", path)
     if not Path(path).is_file():
         raise InputError("session", f"no file {path}", "a graph of ONNX")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # Errors alone; PyTorch's graphs give a warning per batch norm.
     try:
-        return runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        content: str | bytes = _with_outputs(path, added) if added else str(path)
+        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no class of their own.
         got = f"{path} ({str(error).splitlines()[0]})"
         raise InputError("session", got, "a graph of ONNX that onnxruntime runs") from error
 
 
-def _read(path: str | Path) -> Any:
-    return _import("onnx", path).load(path)
-
-
-def _with_outputs(graph: Any, names: Sequence[str]) -> bytes:
-    """Return a graph with tensors of it among its outputs."""
-    known = {output.name for output in graph.graph.output}
-    for name in names:
-        if name not in known:
-            graph.graph.output.add().name = name
-    content: bytes = graph.SerializeToString()
+def _with_outputs(path: str | Path, names: Sequence[str]) -> bytes:
+    model = _import("onnx", path).load(path)
+    for name in {*names} - {output.name for output in model.graph.output}:
+        model.graph.output.add().name = name
+    content: bytes = model.SerializeToString()
     return content
 
 
 def _import(package: str, path: str | Path) -> ModuleType:
     try:
-        return __import__(package)
+        return importlib.import_module(package)
     except ImportError as error:
-        raise InputError(
-            "session", f"{path} without {package}", f"pip install {package}"
-        ) from error
+        got = f"{path} without {package}"
+        raise InputError("session", got, f"pip install {package}") from error
 
 
 def _sized(spec: InputSpec | None, size: Sequence[Any]) -> InputSpec:
@@ -162,25 +147,28 @@ def _sized(spec: InputSpec | None, size: Sequence[Any]) -> InputSpec:
     return wanted.replace(size=(height, width))
 
 
-def _is_output(output: Any, name: str | None, ranks: Sequence[int]) -> bool:
-    return output.name == name if name is not None else len(output.shape) in ranks
+def _fitting(session: Any, argument: str, name: str | None) -> list[str]:
+    """Return the outputs of this name; without one, those of the ranks of the argument."""
+    return [
+        output.name
+        for output in session.get_outputs()
+        if (output.name == name if name is not None else len(output.shape) in RANKS[argument])
+    ]
 
 
-def _output(argument: str, name: str | None, ranks: Sequence[int], outputs: Sequence[Any]) -> str:
-    """Return ``name`` if an output has it; without a name that of the only one of such a rank."""
-    fitting = [output.name for output in outputs if _is_output(output, name, ranks)]
+def _output(session: Any, argument: str, name: str | None) -> str:
+    fitting = _fitting(session, argument, name)
     if len(fitting) != 1:
-        known = ", ".join(f"{output.name!r} {output.shape}" for output in outputs)
+        known = ", ".join(f"{output.name!r} {output.shape}" for output in session.get_outputs())
         got = "none that is clear without a name" if name is None else repr(name)
         raise InputError(argument, got, f"the name of an output of the graph: {known}")
-    only: str = fitting[0]
-    return only
+    return fitting[0]
 
 
-def _only_input(inputs: Sequence[Any]) -> Any:
+def _only_input(session: Any) -> Any:
     """Return the one input of a graph, if that is a batch of floating point images."""
-    fits = len(inputs) == 1 and inputs[0].type in DTYPES and len(inputs[0].shape) == 4
-    if not fits:
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or inputs[0].type not in DTYPES or len(inputs[0].shape) != 4:
         got = ", ".join(f"{given.name!r} {given.type} {given.shape}" for given in inputs)
         raise InputError("session", f"a graph of {got}", "one input, floating point (B, 3, H, W)")
     return inputs[0]

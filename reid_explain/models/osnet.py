@@ -6,7 +6,7 @@ The module names give the state-dict keys of torchreid's files.
 from functools import partial
 
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.functional import max_pool2d, relu
 
 from reid_explain.checks import check_at_least, check_choice
 from reid_explain.models.build import MODELS
@@ -34,7 +34,7 @@ class ConvLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, h, w) to (B, outputs, h/stride, w/stride)."""
         out: Tensor = self.bn(self.conv(x))
-        return out if self.linear else functional.relu(out)
+        return out if self.linear else relu(out)
 
 
 class LightConv3x3(nn.Module):
@@ -48,7 +48,7 @@ class LightConv3x3(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape (B, C, h, w)."""
-        return functional.relu(self.bn(self.conv2(self.conv1(x))))
+        return relu(self.bn(self.conv2(self.conv1(x))))
 
 
 class ChannelGate(nn.Module):
@@ -56,13 +56,12 @@ class ChannelGate(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        hidden = channels // GATE_REDUCTION
-        self.fc1 = nn.Conv2d(channels, hidden, 1)
-        self.fc2 = nn.Conv2d(hidden, channels, 1)
+        self.fc1 = nn.Conv2d(channels, channels // GATE_REDUCTION, 1)
+        self.fc2 = nn.Conv2d(channels // GATE_REDUCTION, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape (B, C, h, w)."""
-        gate: Tensor = self.fc2(functional.relu(self.fc1(x.mean((2, 3), keepdim=True))))
+        gate: Tensor = self.fc2(relu(self.fc1(x.mean((2, 3), keepdim=True))))
         return x * gate.sigmoid()
 
 
@@ -74,9 +73,9 @@ class OSBlock(nn.Module):
         middle = outputs // BOTTLENECK_REDUCTION
         self.conv1 = ConvLayer(inputs, middle)
         self.conv2a = LightConv3x3(middle)
-        self.conv2b = nn.Sequential(*(LightConv3x3(middle) for _ in range(2)))
-        self.conv2c = nn.Sequential(*(LightConv3x3(middle) for _ in range(3)))
-        self.conv2d = nn.Sequential(*(LightConv3x3(middle) for _ in range(4)))
+        self.conv2b, self.conv2c, self.conv2d = (
+            nn.Sequential(*(LightConv3x3(middle) for _ in range(depth))) for depth in (2, 3, 4)
+        )
         self.gate = ChannelGate(middle)
         self.conv3 = ConvLayer(middle, outputs, linear=True)
         if inputs != outputs:
@@ -86,11 +85,10 @@ class OSBlock(nn.Module):
         """Map (B, inputs, h, w) to (B, outputs, h, w)."""
         identity = self.downsample(x) if hasattr(self, "downsample") else x
         x = self.conv1(x)
-        streams = (self.conv2a, self.conv2b, self.conv2c, self.conv2d)
-        scales = self.gate(streams[0](x))
-        for stream in streams[1:]:
+        scales = self.gate(self.conv2a(x))
+        for stream in (self.conv2b, self.conv2c, self.conv2d):
             scales = scales + self.gate(stream(x))
-        return functional.relu(self.conv3(scales) + identity)
+        return relu(self.conv3(scales) + identity)
 
 
 class OSNet(EmbeddingNet):
@@ -112,18 +110,16 @@ class OSNet(EmbeddingNet):
         super().__init__()
         check_choice("width", width, WIDTHS)
         check_at_least("num_classes", num_classes, 0)
-        stem, *stages = (int(channels * width) for channels in CHANNELS)
+        stem, first, second, third = (int(channels * width) for channels in CHANNELS)
         self.conv1 = ConvLayer(3, stem, 7, stride=2)
-        self.conv2 = nn.Sequential(OSBlock(stem, stages[0]), _block(stages[0]), _halve(stages[0]))
-        self.conv3 = nn.Sequential(
-            OSBlock(stages[0], stages[1]), _block(stages[1]), _halve(stages[1])
-        )
-        self.conv4 = nn.Sequential(OSBlock(stages[1], stages[2]), _block(stages[2]))
-        self.channels = stages[2]
-        self.conv5 = ConvLayer(stages[2], stages[2])
+        self.conv2 = nn.Sequential(OSBlock(stem, first), OSBlock(first, first), _halve(first))
+        self.conv3 = nn.Sequential(OSBlock(first, second), OSBlock(second, second), _halve(second))
+        self.conv4 = nn.Sequential(OSBlock(second, third), OSBlock(third, third))
+        self.conv5 = ConvLayer(third, third)
         self.pool = GlobalAveragePool()
+        self.channels = third
         self.fc = nn.Sequential(
-            nn.Linear(stages[2], EMBEDDING_DIM), nn.BatchNorm1d(EMBEDDING_DIM), nn.ReLU()
+            nn.Linear(third, EMBEDDING_DIM), nn.BatchNorm1d(EMBEDDING_DIM), nn.ReLU()
         )
         if num_classes:
             self.classifier = nn.Linear(EMBEDDING_DIM, num_classes)
@@ -131,7 +127,7 @@ class OSNet(EmbeddingNet):
 
     def features(self, x: Tensor) -> Tensor:
         """Return the last map F, (B, C, H/16, W/16), of images (B, 3, H, W)."""
-        x = functional.max_pool2d(self.conv1(x), 3, stride=2, padding=1)
+        x = max_pool2d(self.conv1(x), 3, stride=2, padding=1)
         out: Tensor = self.conv5(self.conv4(self.conv3(self.conv2(x))))
         return out
 
@@ -144,15 +140,10 @@ class OSNet(EmbeddingNet):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
+            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def _block(channels: int) -> OSBlock:
-    return OSBlock(channels, channels)
 
 
 def _halve(channels: int) -> nn.Sequential:

@@ -16,12 +16,9 @@ class PartNet(EmbeddingNet):
 
     A subclass has ``vectors``, and ``reduced`` if its classifiers read something else.
 
-    A part is explained by itself with ``functools.partial(model.part, index=i)`` in the place of
-    the model. Its map shows where the channels that make up the part are active, and they may be
-    so all over the image: the gradient outside the part's rows is 0, yet Grad-FAM, Grad-RAM and
-    CG-RAM average it over the map and weight whole channels. Nothing outside these rows
-    (``pool.rows(h)[i]``) took part in the vector; cut the map to them to see what did. The rows
-    themselves see beyond the same rows of the image, as far as the receptive field reaches.
+    ``functools.partial(model.part, index=i)`` in the place of the model explains one part.
+    Grad-FAM, Grad-RAM and CG-RAM weight whole channels, so that the map also shows places outside
+    the part's rows, ``pool.rows(h)[i]``, which took no part in its vector: cut the map to them.
 
     Attributes:
         part_names: of the P parts, in their order.
@@ -52,20 +49,11 @@ class PartNet(EmbeddingNet):
         """Return the logits of each part, (B, P, num_classes), of pooled maps (B, C').
 
         The identity loss is the sum of the parts' cross-entropies, not that of the mean logits.
-
-        Raises:
-            InputError: the network was built without classes.
         """
         return self._classified(self.reduced(pooled))
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the mean logits of the parts, (B, num_classes), of images (B, 3, H, W).
-
-        Class-based explainers take this method in the place of the model.
-
-        Raises:
-            InputError: the network was built without classes.
-        """
+        """Return the mean logits of the parts, (B, num_classes), of images (B, 3, H, W)."""
         return self.part_logits(self.pool(self.features(x))).mean(dim=1)
 
     def _classified(self, vectors: Tensor) -> Tensor:

@@ -20,16 +20,13 @@ class PCB(PartNet):
     """ResNet without last stride, a mean over each of some stripes, one classifier per stripe.
 
     The paper has two descriptors (section 3): G, the part vectors g_i as they are pooled, and
-    H, the vectors h_i that a 1x1 convolution, batch norm and ReLU make of them and that the
-    classifiers read. The embedding is torchreid's evaluation output, G with each g_i at length
-    1, in torchreid's order: entry c * parts + i is channel c of part i, so that
-    ``embedding[:, i::parts]`` is part i. As in torchreid the parts share the convolution.
+    H, the vectors h_i that a 1x1 convolution (here shared, as in torchreid), batch norm and ReLU
+    make of them and that the classifiers read. The embedding is torchreid's evaluation output, G
+    with each g_i at length 1; ``embedding[:, i::parts]`` is part i.
 
-    Normalized, the embedding has the same length for every image: its gradient is 0 and Grad-FAM
-    has nothing to explain. Build the network with ``normalize=False`` for it (no weight is
-    different), or explain ``part``, which keeps its length. An ``AMDInterpreter`` needs it too:
-    normalized, f^k does not change with the scale of A^k, and no sum of M distances of about d
-    each can be d.
+    Normalized, all embeddings have one length and Grad-FAM has nothing to explain; an
+    ``AMDInterpreter`` needs lengths too, since d^k would not change with the scale of A^k. Build
+    the network with ``normalize=False`` for them: no weight is different.
 
     Args:
         backbone: ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` or ``"resnet101"``.
@@ -73,11 +70,6 @@ class PCB(PartNet):
         if num_classes:
             self.classifier = part_classifiers(self.part_names, num_classes, bias=True)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Return the last map F, (B, C, H/16, W/16), of images (B, 3, H, W)."""
-        out: Tensor = self.backbone(x)
-        return out
-
     def neck(self, pooled: Tensor) -> Tensor:
         """Return the embedding (B, D) of pooled maps (B, C * parts)."""
         vectors = self.vectors(pooled)
@@ -102,16 +94,13 @@ class PCB(PartNet):
         """Return the mean logits of the parts, (B, num_classes), of embeddings that are G.
 
         Raises:
-            InputError: the network was built without classes, or its embeddings are not what
-                was pooled; ``logits`` takes the images.
+            InputError: no classes, or embeddings that are not what was pooled.
         """
         self._check_classes()
         if self.normalize or self.descriptor == "H":
-            raise InputError(
-                "embedding",
-                f"one of PCB with normalize={self.normalize}, descriptor={self.descriptor!r}",
-                "pooled vectors at their own length: use model.logits(images)",
-            )
+            got = f"one of PCB with normalize={self.normalize}, descriptor={self.descriptor!r}"
+            expected = "pooled vectors at their own length: use model.logits(images)"
+            raise InputError("embedding", got, expected)
         return self.part_logits(embedding).mean(dim=1)
 
     def _split(self, pooled: Tensor) -> Tensor:

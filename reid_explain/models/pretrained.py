@@ -19,7 +19,7 @@ from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.timm_models import PREFIX
 
 SHIPPED = Path(__file__).parent / "weights"
-REQUIRED = ("architecture", "sha256", "input")
+REQUIRED = {"architecture", "sha256", "input"}
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,18 @@ class Card:
     """The content of ``NAME.json`` beside ``NAME.safetensors``; a card has no other keys.
 
     Args:
-        architecture: ``name`` and arguments of ``build_model``, only those that the network's
-            ``card_settings`` allow: a card is not trusted.
+        architecture: ``name`` and arguments of ``build_model``, none but ``card_settings``.
         sha256: of the weights.
         input: the images that the network takes, as ``InputSpec.to_json`` writes it.
-        recipe: how it was trained; this and all below is for people, nothing here reads it.
-        training: where it was trained.
-        results: what it scores.
-        epoch: when it was kept.
-        notes: anything else.
+        recipe, training, results, epoch, notes: for people; nothing here reads them.
     """
 
-    architecture: dict[str, Any]
+    architecture: Mapping[str, Any]
     sha256: str
-    input: dict[str, Any]
-    recipe: dict[str, Any] | None = None
-    training: dict[str, Any] | None = None
-    results: dict[str, Any] | None = None
+    input: Mapping[str, Any]
+    recipe: Mapping[str, Any] | None = None
+    training: Mapping[str, Any] | None = None
+    results: Mapping[str, Any] | None = None
     epoch: int | None = None
     notes: str | None = None
 
@@ -71,15 +66,15 @@ def load_trained(card: str | Path) -> EmbeddingNet:
             that its network does not allow; or the weights are not those of the card.
     """
     path = Path(card)
-    content = read_card(path)
-    weights = path.with_suffix(".safetensors")
+    content, weights = _read(path), path.with_suffix(".safetensors")
     if not weights.is_file():
         raise InputError("card", f"{path} without {weights.name}", "weights beside the card")
     if (found := _sha256(weights)) != content.sha256:
         raise InputError("card", f"{weights} with sha256 {found}", f"sha256 {content.sha256}")
+    spec = InputSpec.from_json(content.input)
     model = _build(content.architecture, path)
-    model.input_spec = InputSpec.from_json(content.input)
     load_checkpoint(model, weights)
+    model.input_spec = spec
     return model.eval()
 
 
@@ -107,33 +102,27 @@ def save_trained(
         for key, value in model.state_dict().items()
     }
     save_file(state, weights)
-    content = Card(dict(architecture), _sha256(weights), model.input_spec.to_json(), **facts)
-    told = {key: value for key, value in asdict(content).items() if value is not None}
+    content = asdict(Card(architecture, _sha256(weights), model.input_spec.to_json(), **facts))
+    told = {key: value for key, value in content.items() if value is not None}
     path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
-def read_card(path: Path) -> Card:
-    """Return the content of a card.
-
-    Raises:
-        InputError: the file is absent or no JSON, or has unknown or missing keys.
-    """
+def _read(path: Path) -> Card:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        keys = set(content if isinstance(content, dict) else ())
     except (OSError, ValueError) as error:
         raise InputError("card", f"{path} ({error})", "a card of save_trained") from error
     known = [field.name for field in fields(Card)]
-    unknown = ", ".join(sorted(keys - set(known)))
-    missing = ", ".join(key for key in REQUIRED if key not in keys)
-    if unknown or missing:
-        got = f"{path} with unknown keys: {unknown or 'none'}; missing: {missing or 'none'}"
+    keys = {*content} if isinstance(content, dict) else set()
+    if keys - {*known} or REQUIRED - keys:
+        unknown = ", ".join(sorted(keys - {*known})) or "none"
+        missing = ", ".join(sorted(REQUIRED - keys)) or "none"
+        got = f"{path} with unknown keys: {unknown}; missing: {missing}"
         raise InputError("card", got, f"the keys {', '.join(known)}")
     return Card(**content)
 
 
 def _build(architecture: Any, path: Path) -> EmbeddingNet:
-    """Return the network of a card, which may not ask for more than its schema."""
     if not isinstance(architecture, dict) or not isinstance(architecture.get("name"), str):
         raise InputError("card", f"{path} with architecture {architecture!r}", "one with a name")
     allowed = ("name", *card_settings(architecture["name"]))
@@ -141,9 +130,9 @@ def _build(architecture: Any, path: Path) -> EmbeddingNet:
     if refused:
         got = f"{path} with {', '.join(map(repr, refused))} in architecture"
         raise InputError("card", got, f"numbers and words for {', '.join(allowed)}")
+    if architecture["name"].startswith(PREFIX):
+        architecture = {**architecture, "pretrained": False}
     try:
-        if architecture["name"].startswith(PREFIX):
-            architecture = {**architecture, "pretrained": False}
         return build_model(**architecture)
     except InputError:
         raise

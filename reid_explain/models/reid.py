@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from reid_explain.checks import check_at_least, check_choice
 from reid_explain.inputs import InputSpec
@@ -21,9 +21,7 @@ class ReIDNet(EmbeddingNet):
     Luo et al., "Bag of tricks and a strong baseline for deep person re-identification", CVPR
     workshops 2019: no last stride, batch norm without bias as the neck, a classifier without
     bias. Without a neck and with the last stride it is the IDE baseline (Zheng et al., "Person
-    re-identification: past, present and future", 2016, section 3.2), whose embedding is the
-    pooled map. With ``gem``, ``ibn``, ``non_local`` and ``ceil_mode`` it is SBS, the stronger
-    baseline of fast-reid (He et al., 2020, arXiv:2006.02631).
+    re-identification: past, present and future", 2016, section 3.2).
 
     Args:
         backbone: ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` or ``"resnet101"``.
@@ -61,14 +59,9 @@ class ReIDNet(EmbeddingNet):
             self.classifier = nn.Linear(self.embedding_dim, num_classes, bias=neck == "none")
             nn.init.normal_(self.classifier.weight, std=0.001)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Return the last map F, (B, C, h, w), of images (B, 3, H, W); h = H/16 at stride 1."""
-        out: Tensor = self.backbone(x)
-        return out
-
 
 class SBS(ReIDNet):
-    """The stronger baseline of fast-reid: a ``ReIDNet`` with other defaults, images of 384x128."""
+    """fast-reid's stronger baseline (He et al., 2020, arXiv:2006.02631), images of 384x128."""
 
     input_spec = InputSpec((384, 128))
 

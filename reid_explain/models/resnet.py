@@ -153,9 +153,7 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
         if not 1 / 64 <= width <= 16:
             raise InputError("width", width, "a factor from 1/64 to 16")
         # _make_layer runs inside ResNet.__init__ and reads these.
-        self.strides = (
-            {THIRD_PLANES: 1, LAST_PLANES: last_stride} if local else {LAST_PLANES: last_stride}
-        )
+        self.strides = {LAST_PLANES: last_stride} | ({THIRD_PLANES: 1} if local else {})
         self.width = width
         block, layers = RESNETS[name]
         super().__init__(block, layers)
@@ -166,9 +164,12 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
         if ceil_mode:
             self.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         if ibn:
-            self._use_ibn()
+            for resblock in (*self.layer1, *self.layer2, *self.layer3):
+                resblock.bn1 = IBN(resblock.bn1.num_features)
         if non_local:
-            self._insert_non_local(NON_LOCAL_BLOCKS.get(name, (0, 0, 0, 0)))
+            for number, count in enumerate(NON_LOCAL_BLOCKS.get(name, ()), start=1):
+                stage = getattr(self, f"layer{number}")
+                setattr(self, f"layer{number}", _with_non_local(stage, count))
         if local:
             _use_kernels_of_one(self.layer4)
         if padding == "partial":
@@ -187,17 +188,10 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
         return out
 
     def _make_layer(
-        self,
-        block: Block,
-        planes: int,
-        blocks: int,
-        stride: int = 1,
-        dilate: bool = False,
+        self, block: Block, planes: int, blocks: int, stride: int = 1, dilate: bool = False
     ) -> nn.Sequential:
-        stride = self.strides.get(planes, stride)
-        stage: nn.Sequential = super()._make_layer(
-            block, round(planes * self.width), blocks, stride, dilate
-        )
+        stride, planes = self.strides.get(planes, stride), round(planes * self.width)
+        stage: nn.Sequential = super()._make_layer(block, planes, blocks, stride, dilate)
         return stage
 
     def _load_imagenet(self, weights: WeightsEnum | str | Path) -> None:
@@ -207,16 +201,6 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
             state = read_state_dict(weights)
         body = {key: value for key, value in state.items() if not key.startswith("fc.")}
         load_state_dict(self, body, str(weights))
-
-    def _use_ibn(self) -> None:
-        for stage in (self.layer1, self.layer2, self.layer3):
-            for block in stage:
-                block.bn1 = IBN(block.bn1.num_features)
-
-    def _insert_non_local(self, counts: tuple[int, int, int, int]) -> None:
-        for number, count in enumerate(counts, start=1):
-            stage = getattr(self, f"layer{number}")
-            setattr(self, f"layer{number}", _with_non_local(stage, count))
 
 
 def _with_non_local(stage: nn.Sequential, count: int) -> nn.Sequential:

@@ -46,17 +46,11 @@ def load_state_dict(
     names: Mapping[str, str] | None = None,
     hint: str = "",
 ) -> None:
-    """Load ``state`` into ``model``; all of it or none.
-
-    Args:
-        model: the module to fill; ``num_batches_tracked`` may be absent for it.
-        state: tensors by the model's names.
-        source: the file, for an error message.
-        names: the file's names by the model's, likewise.
-        hint: what else the message says.
+    """Load ``state`` into ``model``; all of it or none. ``num_batches_tracked`` may be absent.
 
     Raises:
-        InputError: names or shapes disagree; the message lists them.
+        InputError: names or shapes disagree; the message lists them, ``source``, the file's
+            ``names`` by the model's, and the ``hint``.
     """
     own = model.state_dict()
 

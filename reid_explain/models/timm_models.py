@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import Permute
 
 from reid_explain.capture import evaluation
 from reid_explain.checks import check_at_least, check_rows, describe
@@ -31,23 +32,20 @@ class TimmNet(EmbeddingNet):
     ``features`` is timm's ``forward_features``, ``embed`` its ``forward_head(pre_logits=True)``;
     ``input_spec`` is timm's ``pretrained_cfg``, without its central crop.
 
-    Maps: where the head begins with the mean over the map (most convolutional networks), ``pool``
-    is that mean and ``neck`` is the rest of the head; otherwise ``pool`` is the whole head. Maps
-    with the channels last (Swin) come out as (B, C, h, w). ``map_layer`` is ``last_map``, which
-    hands F on.
+    Maps: F comes out as (B, C, h, w), also where timm has the channels last. Where the head begins
+    with the mean over the map (most convolutional networks), ``pool`` is that mean and ``neck``
+    the rest of the head; otherwise ``pool`` is the whole head.
 
     Tokens: F is (B, T, C), ``pool`` is the whole head, and ``map_layer`` is the last block's first
-    norm. Behind it the patches reach the embedding through the attention alone. After the last
-    block those of a network that pools its class token reach it no more, so their gradient is 0.
-    A last layer norm that training has hardly changed gives all embeddings nearly one length:
-    Grad-FAM, which explains the length, has little to go by, or refuses them.
+    norm: after the last block the patches reach a class token no more, and have no gradient. A
+    last layer norm that training has hardly changed gives all embeddings nearly one length, which
+    leaves Grad-FAM little to explain.
 
     Args:
         name: one of ``timm.list_models()``, with a tag of its weights if need be.
         num_classes: training identities; 0 builds no classifier. It is not timm's classifier.
         pretrained: whether timm downloads its weights for ``name``.
-        options: of ``timm.create_model``. ``img_size=(H, W)`` sets what images a network of fixed
-            size takes (:func:`has_fixed_size`).
+        options: of ``timm.create_model``, such as ``img_size=(H, W)`` of a network of fixed size.
 
     Raises:
         InputError: timm is not installed or has no such network, the network does not have such
@@ -69,7 +67,7 @@ class TimmNet(EmbeddingNet):
         self.net = _create(name, pretrained, options)
         self.input_spec = _input_spec(self.net.pretrained_cfg, options.get("img_size"))
         self.channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
-        self.last_map = ChannelsFirst() if self.channels_last else nn.Identity()
+        self.last_map = Permute([0, 3, 1, 2]) if self.channels_last else nn.Identity()
         with torch.no_grad(), evaluation(self, self):
             features = self._probe()
             self.gives_tokens = features.dim() == 3
@@ -170,20 +168,8 @@ class TimmNet(EmbeddingNet):
             return self._probe(), calls
 
 
-class ChannelsFirst(nn.Module):
-    """(B, h, w, C) to (B, C, h, w)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Permute ``x``."""
-        return x.permute(0, 3, 1, 2)
-
-
 def has_fixed_size(name: str) -> bool:
-    """Tell whether a network of timm takes images of one size, which is to be given as img_size.
-
-    Raises:
-        InputError: timm is not installed or has no such network.
-    """
+    """Tell whether a network of timm takes images of one size, which ``img_size`` sets."""
     check_timm_name(name)
     return bool(_timm().get_pretrained_cfg(name).fixed_input_size)
 
