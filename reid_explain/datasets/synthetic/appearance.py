@@ -1,12 +1,13 @@
 """What makes one identity: build, skin, hair, shades, patterns and the shape of belongings."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from reid_explain.datasets.synthetic.canvas import Colour
+from reid_explain.datasets.synthetic.canvas import Color, mix
 
-SHADES: dict[str, tuple[Colour, Colour]] = {
+SHADES: dict[str, tuple[Color, Color]] = {
     "black": ((14, 14, 18), (46, 44, 48)),
     "white": ((208, 208, 206), (246, 246, 244)),
     "gray": ((92, 93, 97), (156, 156, 158)),
@@ -20,155 +21,118 @@ SHADES: dict[str, tuple[Colour, Colour]] = {
     "orange": ((218, 92, 18), (246, 142, 52)),
     "teal": ((12, 104, 112), (70, 178, 178)),
 }
-"""The darkest and lightest shade that carries each colour name."""
+"""The darkest and lightest shade that carries each color name."""
+UNNAMED = {"upper": ("orange", "brown", "pink", "teal"), "lower": ("orange", "red", "teal")}
+"""Colors of garments for which none of the 26 attributes is a name."""
 
-UNNAMED = {"up": ("orange", "brown", "pink", "teal"), "down": ("orange", "red", "teal")}
-"""Colours of garments for which none of the 26 attributes is a name."""
-
-SKINS: tuple[Colour, ...] = (
+SKINS: tuple[Color, ...] = (
     *((240, 204, 178), (228, 184, 150), (206, 156, 120)),
     *((168, 118, 84), (118, 80, 56), (84, 56, 42)),
 )
-HAIRS: tuple[Colour, ...] = (
+HAIRS: tuple[Color, ...] = (
     *((20, 17, 17), (34, 26, 22), (62, 42, 28), (104, 68, 38)),
     *((176, 136, 78), (124, 54, 28), (150, 148, 146)),
 )
-LEATHERS: tuple[Colour, ...] = (
+LEATHERS: tuple[Color, ...] = (
     *((28, 28, 32), (60, 62, 70), (110, 70, 40), (150, 32, 38), (40, 60, 120)),
     *((52, 94, 60), (196, 160, 110), (206, 110, 130), (220, 196, 60), (120, 60, 130)),
 )
-SHOES: tuple[Colour, ...] = (
+SHOES: tuple[Color, ...] = (
     *((26, 26, 28), (232, 232, 230), (120, 80, 50), (150, 40, 44), (50, 70, 130), (120, 122, 126)),
 )
-"""Colours of skin, hair, belongings and shoes; in each the first few are the usual ones."""
-
-UPPER_PATTERNS = (
-    *("plain", "plain", "plain", "plain", "plain", "plain", "logo", "logo"),
-    *("stripes", "print", "zip", "open", "checks", "panel", "yoke", "sides"),
-)
-LOWER_PATTERNS = (
-    *("plain", "plain", "plain", "plain", "plain", "plain"),
-    *("fade", "fade", "seam", "checks", "band"),
-)
-HAIRSTYLES = ("loose", "loose", "ponytail")
-HATS = ("cap", "brim", "beanie")
+DYES = {
+    "skin": (SKINS, 3),
+    "hair": (HAIRS, 2),
+    "shoe": (SHOES, 2),
+    "hat": (LEATHERS, 3),
+    "backpack": (LEATHERS, 2),
+    "bag": (LEATHERS, 3),
+    "handbag": (LEATHERS, 3),
+    "upper_accent": (LEATHERS, 10),
+    "lower_accent": (LEATHERS, 10),
+}
+"""The colors of a person apart from the garments', and how many of them are the usual ones."""
+STYLES: dict[str, tuple[str, ...]] = {
+    "upper": (
+        *("plain", "plain", "plain", "plain", "plain", "plain", "logo", "logo"),
+        *("stripes", "print", "zip", "open", "checks", "panel", "yoke", "sides"),
+    ),
+    "lower": (
+        *("plain", "plain", "plain", "plain", "plain", "plain"),
+        *("fade", "fade", "seam", "checks", "band"),
+    ),
+    "hair": ("loose", "loose", "ponytail"),
+    "hat": ("cap", "brim", "beanie"),
+}
+"""Patterns of the garments, cuts of hair and hat."""
+SIZES = {
+    "build": (0.9, 1.14),
+    "head": (0.95, 1.06),
+    "upper_shade": (0.0, 1.0),
+    "lower_shade": (0.0, 1.0),
+    "pattern": (0.75, 1.3),
+    "hem": (0.455, 0.505),
+    "leg": (0.85, 1.25),
+    "skirt": (0.9, 1.25),
+    "backpack": (0.85, 1.15),
+    "bag": (0.8, 1.25),
+    "handbag": (0.85, 1.2),
+}
+"""Ranges of factors; ``hem`` is a height in statures, a shade is 0 (dark) to 1 (light)."""
 
 
 @dataclass(frozen=True)
 class Appearance:
     """One identity apart from its attributes; the same in every image of it.
 
-    ``build`` scales widths; the shades are 0 (dark) to 1 (light) inside a colour name; the tints
-    are small shifts of red, green and blue; ``side`` is -1 or 1; the sizes are relative to 1.
+    ``dyes``, ``styles`` and ``sizes`` have the keys of the tables above; ``garments`` are the
+    names and small shifts of red, green, blue of ``"upper"`` and ``"lower"``: the name is that of
+    a garment whose color has none; ``side`` is -1 or 1, where a bag is.
     """
 
-    build: float
-    head: float
-    skin: Colour
-    hair: Colour
-    shoe: Colour
-    hat: Colour
-    backpack: Colour
-    bag: Colour
-    handbag: Colour
-    upper_shade: float
-    lower_shade: float
-    upper_tint: Colour
-    lower_tint: Colour
-    upper_accent: Colour
-    lower_accent: Colour
-    upper_pattern: str
-    lower_pattern: str
-    upper_unnamed: str
-    lower_unnamed: str
-    pattern_scale: float
-    hairstyle: str
-    hat_style: str
-    hem: float
-    leg_width: float
-    skirt_width: float
-    backpack_size: float
-    bag_size: float
-    handbag_size: float
+    dyes: Mapping[str, Color]
+    styles: Mapping[str, str]
+    sizes: Mapping[str, float]
+    garments: Mapping[str, tuple[str, Color]]
     side: int
 
-    def upper(self, name: str | None) -> Colour:
-        """Return this identity's shade of an upper garment colour (None: without a name)."""
-        return _shade(name or self.upper_unnamed, self.upper_shade, self.upper_tint)
-
-    def lower(self, name: str | None) -> Colour:
-        """Return this identity's shade of a lower garment colour (None: without a name)."""
-        return _shade(name or self.lower_unnamed, self.lower_shade, self.lower_tint)
+    def garment(self, which: str, name: str | None) -> Color:
+        """Return this identity's shade of a color name (None: without one) on a garment."""
+        unnamed, tint = self.garments[which]
+        dark, light = SHADES[name or unnamed]
+        return _clip(mix(dark, light, self.sizes[f"{which}_shade"]), tint)
 
 
 def sample_appearance(rng: np.random.Generator) -> Appearance:
     """Draw one identity."""
 
+    def tint() -> Color:
+        r, g, b = (int(v) for v in rng.integers(-10, 11, size=3))
+        return r, g, b
+
+    def dye(colors: tuple[Color, ...], usual: int) -> Color:
+        among = colors[:usual] if rng.random() < 0.7 else colors
+        return _clip(among[int(rng.integers(len(among)))], tint())
+
     def pick(choices: tuple[str, ...]) -> str:
         return choices[int(rng.integers(len(choices)))]
 
-    def shade(colours: tuple[Colour, ...], usual: int) -> Colour:
-        among = colours[:usual] if rng.random() < 0.7 else colours
-        return _clip(among[int(rng.integers(len(among)))], tint(10))
-
-    def tint(spread: int) -> Colour:
-        r, g, b = (int(v) for v in rng.integers(-spread, spread + 1, size=3))
-        return r, g, b
-
-    def between(low: float, high: float) -> float:
-        return float(rng.uniform(low, high))
-
     return Appearance(
-        build=between(0.9, 1.14),
-        head=between(0.95, 1.06),
-        skin=shade(SKINS, 3),
-        hair=shade(HAIRS, 2),
-        shoe=shade(SHOES, 2),
-        hat=shade(LEATHERS, 3),
-        backpack=shade(LEATHERS, 2),
-        bag=shade(LEATHERS, 3),
-        handbag=shade(LEATHERS, 3),
-        upper_shade=between(0, 1),
-        lower_shade=between(0, 1),
-        upper_tint=tint(10),
-        lower_tint=tint(10),
-        upper_accent=shade(LEATHERS, 10),
-        lower_accent=shade(LEATHERS, 10),
-        upper_pattern=pick(UPPER_PATTERNS),
-        lower_pattern=pick(LOWER_PATTERNS),
-        upper_unnamed=pick(UNNAMED["up"]),
-        lower_unnamed=pick(UNNAMED["down"]),
-        pattern_scale=between(0.75, 1.3),
-        hairstyle=pick(HAIRSTYLES),
-        hat_style=pick(HATS),
-        hem=between(0.455, 0.505),
-        leg_width=between(0.85, 1.25),
-        skirt_width=between(0.9, 1.25),
-        backpack_size=between(0.85, 1.15),
-        bag_size=between(0.8, 1.25),
-        handbag_size=between(0.85, 1.2),
+        dyes={name: dye(*rule) for name, rule in DYES.items()},
+        styles={name: pick(choices) for name, choices in STYLES.items()},
+        sizes={name: float(rng.uniform(*span)) for name, span in SIZES.items()},
+        garments={name: (pick(names), tint()) for name, names in UNNAMED.items()},
         side=-1 if rng.random() < 0.5 else 1,
     )
 
 
-def accent_on(base: Colour, accent: Colour) -> Colour:
-    """Return a pattern colour that stands out from ``base``: the accent, else white or black."""
+def accent_on(base: Color, accent: Color) -> Color:
+    """Return a pattern color that stands out from ``base``: the accent, else white or black."""
     if sum(abs(a - b) for a, b in zip(base, accent, strict=True)) > 150:
         return accent
     return (232, 232, 228) if sum(base) < 330 else (34, 34, 40)
 
 
-def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """Return ``first`` with a share (0 to 1) of ``second``."""
-    r, g, b = (round(a + share * (c - a)) for a, c in zip(first, second, strict=True))
-    return r, g, b
-
-
-def _shade(name: str, share: float, tint: Colour) -> Colour:
-    dark, light = SHADES[name]
-    return _clip(mix(dark, light, share), tint)
-
-
-def _clip(colour: Colour, tint: Colour) -> Colour:
-    r, g, b = (min(max(c + t, 0), 255) for c, t in zip(colour, tint, strict=True))
+def _clip(color: Color, tint: Color) -> Color:
+    r, g, b = (min(max(c + t, 0), 255) for c, t in zip(color, tint, strict=True))
     return r, g, b

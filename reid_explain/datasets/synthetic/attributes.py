@@ -14,8 +14,8 @@ Labels = NDArray[np.int64]
 """One identity's attributes, (26,), values 1 or 2 in the coding of ``market_attribute.mat``."""
 
 ATTRIBUTE_NAMES = MARKET_ATTRIBUTES
-UPPER_COLOURS = ("black", "blue", "gray", "green", "purple", "red", "white", "yellow")
-LOWER_COLOURS = (
+UPPER_COLORS = ("black", "blue", "gray", "green", "purple", "red", "white", "yellow")
+LOWER_COLORS = (
     *("black", "blue", "brown", "gray", "green"),
     *("pink", "purple", "white", "yellow"),
 )
@@ -23,11 +23,11 @@ CARRIED = ("backpack", "bag", "handbag")
 
 NO, YES = 1, 2
 _INDEX = {name: index for index, name in enumerate(ATTRIBUTE_NAMES)}
-_COLOUR_PRIOR = 4
+_COLOR_PRIOR = 4
 
 
 class Outfit(NamedTuple):
-    """The attributes in words; a colour is None where it has none of the 26 names."""
+    """The attributes in words; a color is None where it has none of the 26 names."""
 
     female: bool
     long_hair: bool
@@ -42,11 +42,19 @@ class Outfit(NamedTuple):
     lower: str | None
 
 
+_FLAGS = {
+    **{"gender": "female", "hair": "long_hair", "hat": "hat", "up": "short_sleeves"},
+    **{"clothes": "trousers", "down": "short_lower"},
+    **{name: name for name in CARRIED},
+}
+"""The field of each attribute with two values."""
+
+
 class _Group(NamedTuple):
     """Counts among Market-1501's 751 training identities, for one kind of person.
 
     ``carried`` counts nothing, backpack, bag, handbag (never two of them in Market-1501);
-    the colours follow ``UPPER_COLOURS`` and ``LOWER_COLOURS``, then no named colour.
+    the colors follow ``UPPER_COLORS`` and ``LOWER_COLORS``, then no named color.
     """
 
     size: int
@@ -86,31 +94,23 @@ _GROUPS = (
 def sample_labels(rng: np.random.Generator) -> Labels:
     """Draw one identity's labels (26,) with the frequencies and correlations of Market-1501.
 
-    Each colour count is raised by four, so that purple trousers (2 of 751) occur too.
+    Each color count is raised by four, so that purple trousers (2 of 751) occur too.
     """
     group = _GROUPS[_choose(rng, [group.size for group in _GROUPS])]
     carried = ("", *CARRIED)[_choose(rng, group.carried)]
-    upper = (*UPPER_COLOURS, None)[_choose(rng, [n + _COLOUR_PRIOR for n in group.upper])]
-    lower = (*LOWER_COLOURS, None)[_choose(rng, [n + _COLOUR_PRIOR for n in group.lower])]
+    upper = (*UPPER_COLORS, None)[_choose(rng, [n + _COLOR_PRIOR for n in group.upper])]
+    lower = (*LOWER_COLORS, None)[_choose(rng, [n + _COLOR_PRIOR for n in group.lower])]
 
     def happens(count: int) -> bool:
         return bool(rng.random() * group.size < count)
 
-    return labels_of(
-        Outfit(
-            female=group.female,
-            trousers=group.trousers,
-            long_hair=happens(group.long_hair),
-            hat=happens(group.hat),
-            short_sleeves=happens(group.short_sleeves),
-            short_lower=happens(group.short_lower),
-            backpack=carried == "backpack",
-            bag=carried == "bag",
-            handbag=carried == "handbag",
-            upper=upper,
-            lower=lower,
-        )
-    )
+    flags = {
+        **{"female": group.female, "long_hair": happens(group.long_hair)},
+        **{"hat": happens(group.hat), "short_sleeves": happens(group.short_sleeves)},
+        **{"trousers": group.trousers, "short_lower": happens(group.short_lower)},
+        **{name: name == carried for name in CARRIED},
+    }
+    return labels_of(Outfit(**flags, upper=upper, lower=lower))
 
 
 def _choose(rng: np.random.Generator, counts: tuple[int, ...] | list[int]) -> int:
@@ -120,58 +120,39 @@ def _choose(rng: np.random.Generator, counts: tuple[int, ...] | list[int]) -> in
 
 def labels_of(outfit: Outfit) -> Labels:
     """Return the labels (26,) of an outfit."""
-    yes = {
-        "gender": outfit.female,
-        "hair": outfit.long_hair,
-        "hat": outfit.hat,
-        "up": outfit.short_sleeves,
-        "clothes": outfit.trousers,
-        "down": outfit.short_lower,
-        "backpack": outfit.backpack,
-        "bag": outfit.bag,
-        "handbag": outfit.handbag,
-        f"up{outfit.upper}": True,
-        f"down{outfit.lower}": True,
-    }
-    return np.array([YES if yes.get(name) else NO for name in ATTRIBUTE_NAMES], dtype=np.int64)
+    yes = {name for name, field in _FLAGS.items() if getattr(outfit, field)}
+    yes |= {f"up{outfit.upper}", f"down{outfit.lower}"}
+    return np.array([YES if name in yes else NO for name in ATTRIBUTE_NAMES], dtype=np.int64)
 
 
 def outfit_of(labels: Labels) -> Outfit:
     """Return the outfit that labels (26,) describe."""
     yes = {name for name, value in zip(ATTRIBUTE_NAMES, labels, strict=True) if value == YES}
     return Outfit(
-        female="gender" in yes,
-        long_hair="hair" in yes,
-        hat="hat" in yes,
-        short_sleeves="up" in yes,
-        trousers="clothes" in yes,
-        short_lower="down" in yes,
-        backpack="backpack" in yes,
-        bag="bag" in yes,
-        handbag="handbag" in yes,
-        upper=next((colour for colour in UPPER_COLOURS if f"up{colour}" in yes), None),
-        lower=next((colour for colour in LOWER_COLOURS if f"down{colour}" in yes), None),
+        **{field: name in yes for name, field in _FLAGS.items()},
+        upper=next((color for color in UPPER_COLORS if f"up{color}" in yes), None),
+        lower=next((color for color in LOWER_COLORS if f"down{color}" in yes), None),
     )
 
 
 def toggle(labels: Labels, attribute: str) -> Labels:
     """Return labels (26,) with one attribute changed.
 
-    A garment has one colour: switching a colour on switches the others of that garment off, and
-    switching it off leaves a colour without a name (orange, teal, ...). Nothing else changes.
+    A garment has one color: switching a color on switches the others of that garment off, and
+    switching it off leaves a color without a name (orange, teal, ...). Nothing else changes.
     """
     index = _INDEX[attribute]
     changed: Labels = labels.copy()
-    for colours in (colour_attributes("up"), colour_attributes("down")):
-        if attribute in colours:
-            changed[[_INDEX[name] for name in colours]] = NO
+    for colors in (color_attributes("up"), color_attributes("down")):
+        if attribute in colors:
+            changed[[_INDEX[name] for name in colors]] = NO
     changed[index] = NO if labels[index] == YES else YES
     return changed
 
 
-def colour_attributes(garment: str) -> tuple[str, ...]:
-    """Return the colour attributes of ``"up"`` or ``"down"``."""
-    return tuple(f"{garment}{c}" for c in (UPPER_COLOURS if garment == "up" else LOWER_COLOURS))
+def color_attributes(garment: str) -> tuple[str, ...]:
+    """Return the color attributes of ``"up"`` or ``"down"``."""
+    return tuple(f"{garment}{c}" for c in (UPPER_COLORS if garment == "up" else LOWER_COLORS))
 
 
 def attribute_file(splits: Mapping[str, Mapping[int, Labels]]) -> bytes:

@@ -19,7 +19,7 @@ class Camera:
     ``headings`` are pairs of a heading in degrees (0 faces the camera) and its weight; ``pitch``
     is the tilt in degrees; ``gain`` multiplies red, green, blue; ``exposure`` is in stops;
     ``resolution`` is the sensor's share of the image's 128 pixels; ``blur`` is a radius in
-    sensor pixels; ``noise`` is in grey levels; ``quality`` is JPEG's.
+    sensor pixels; ``noise`` is in gray levels; ``quality`` is JPEG's.
     """
 
     headings: tuple[tuple[int, int], ...]
@@ -41,12 +41,12 @@ class Camera:
 
 CAMERAS = (
     Camera(((0, 6), (180, 2), (50, 2)), 8, (1.0, 1.0, 1.0), 1.0, 0.05, 0.95, 0.2, 3, 88),
-    Camera(((180, 6), (0, 2), (-130, 2)), 14, (1.1, 1.0, 0.86), 0.9, 0.1, 0.8, 0.4, 5, 80),
-    Camera(((90, 5), (-90, 5)), 6, (0.9, 0.99, 1.12), 1.12, -0.1, 0.72, 0.4, 6, 76),
-    Camera(((40, 4), (-40, 4), (140, 2)), 18, (1.0, 1.03, 0.95), 1.15, -0.1, 0.62, 0.5, 6, 72),
-    Camera(((140, 4), (-140, 4), (-40, 2)), 12, (0.96, 1.0, 1.06), 0.84, 0.25, 0.85, 0.3, 4, 84),
+    Camera(((180, 6), (0, 2), (-130, 2)), 14, (1.05, 1.0, 0.93), 0.95, 0.05, 0.8, 0.4, 5, 82),
+    Camera(((90, 5), (-90, 5)), 6, (0.95, 1.0, 1.06), 1.05, -0.05, 0.75, 0.4, 5, 78),
+    Camera(((40, 4), (-40, 4), (140, 2)), 18, (1.0, 1.02, 0.97), 1.06, -0.08, 0.65, 0.5, 6, 74),
+    Camera(((140, 4), (-140, 4), (-40, 2)), 12, (0.97, 1.0, 1.03), 0.92, 0.12, 0.85, 0.3, 4, 84),
     Camera(
-        ((0, 2), (90, 2), (-90, 2), (180, 2)), 22, (1.07, 0.98, 0.94), 1.05, 0.0, 0.5, 0.6, 7, 64
+        ((0, 2), (90, 2), (-90, 2), (180, 2)), 22, (1.04, 0.99, 0.97), 1.02, 0.0, 0.55, 0.5, 6, 68
     ),
 )
 """The cameras of every world, numbered from 1."""
@@ -95,9 +95,9 @@ def expose(camera: Camera, severity: float, rng: np.random.Generator) -> Exposur
     def about(spread: float) -> float:
         return severity * float(rng.uniform(-spread, spread))
 
-    stops = severity * camera.exposure + about(0.4)
-    gain = [1 + severity * (g - 1) + about(0.06) for g in camera.gain]
-    gamma = 1 + severity * (camera.gamma - 1) + about(0.1)
+    stops = severity * camera.exposure + about(0.22)
+    gain = [1 + severity * (g - 1) + about(0.035) for g in camera.gain]
+    gamma = 1 + severity * (camera.gamma - 1) + about(0.06)
     lost = severity * (1 - camera.resolution * float(rng.uniform(0.8, 1.05)))
     share = min(max(1 - lost, 0.25), 1.0)
     return Exposure(
@@ -111,7 +111,7 @@ def expose(camera: Camera, severity: float, rng: np.random.Generator) -> Exposur
 
 
 def _tone(value: int, gain: float, gamma: float) -> int:
-    """Return a grey level after gain, gamma, a soft shoulder and haze."""
+    """Return a gray level after gain, gamma, a soft shoulder and haze."""
     light = math.pow(value / 255 * gain, gamma)
     if light > 0.8:
         light = 0.8 + 0.2 * (1 - math.exp(-(light - 0.8) / 0.2))

@@ -1,4 +1,4 @@
-"""Painting solids: colour, light and the name of the part, each on a layer of its own."""
+"""Painting solids: color, light and the name of the part, each on a layer of its own."""
 
 import math
 from bisect import bisect_right
@@ -10,15 +10,22 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 WIDTH, HEIGHT = 128, 256
 SUPERSAMPLING = 2
 NEUTRAL = 128
-"""Value of the light layer that leaves a colour as it is."""
+"""Value of the light layer that leaves a color as it is."""
 
 Point = tuple[float, float]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
+Section = tuple[float, float, float, float]
+
+
+def mix(first: Color, second: Color, share: float) -> Color:
+    """Return ``first`` with a share (0 to 1) of ``second``."""
+    r, g, b = (round(a + share * (c - a)) for a, c in zip(first, second, strict=True))
+    return r, g, b
 
 
 class Part(IntEnum):
@@ -61,24 +68,30 @@ class Tube:
         steps = [math.hypot(b[0] - a[0], b[1] - a[1]) + 1e-6 for a, b in pairwise(axis)]
         self.stations = [0.0, *(length / sum(steps) for length in accumulate(steps))]
 
+        self._sections: dict[tuple[float, float], list[Section]] = {}
+
     def point(self, t: float, u: float) -> Point:
         """Return the pixel at t along (a share of the length) and u across."""
+        x, y, a, b = self._section(t)
+        return x + u * a, y + u * b
+
+    def outline(self, window: Window) -> list[Point]:
+        """Return the polygon of a window."""
+        t0, t1, u0, u1 = window
+        if (t0, t1) not in self._sections:
+            inner = [t for t in self.stations[1:-1] if t0 < t < t1]
+            self._sections[t0, t1] = [self._section(t) for t in (t0, *inner, t1)]
+        sections = self._sections[t0, t1]
+        left = [(x + u0 * a, y + u0 * b) for x, y, a, b in sections]
+        return left + [(x + u1 * a, y + u1 * b) for x, y, a, b in reversed(sections)]
+
+    def _section(self, t: float) -> Section:
+        """Return the axis point (x, y) and the arm (a, b) at t along."""
         i = min(bisect_right(self.stations, t), len(self.stations) - 1) - 1
         f = (t - self.stations[i]) / (self.stations[i + 1] - self.stations[i])
         (x0, y0), (x1, y1) = self.axis[i], self.axis[i + 1]
         (a0, b0), (a1, b1) = self.arms[i], self.arms[i + 1]
-        return (
-            x0 + f * (x1 - x0) + u * (a0 + f * (a1 - a0)),
-            y0 + f * (y1 - y0) + u * (b0 + f * (b1 - b0)),
-        )
-
-    def outline(self, window: Window) -> list[Point]:
-        """Return the polygon of a window."""
-        inner = [t for t in self.stations[1:-1] if window.t0 < t < window.t1]
-        ts = [window.t0, *inner, window.t1]
-        return [self.point(t, window.u0) for t in ts] + [
-            self.point(t, window.u1) for t in reversed(ts)
-        ]
+        return x0 + f * (x1 - x0), y0 + f * (y1 - y0), a0 + f * (a1 - a0), b0 + f * (b1 - b0)
 
 
 def _normal(axis: Sequence[Point], i: int, radius: float) -> Point:
@@ -110,11 +123,11 @@ def capsule(
     return Tube(axis, radii)
 
 
-def ellipse(centre: Point, half_width: float, half_height: float, stations: int = 9) -> Tube:
+def ellipse(center: Point, half_width: float, half_height: float, stations: int = 9) -> Tube:
     """Return an upright ellipse."""
     steps = [2 * i / (stations - 1) - 1 for i in range(stations)]
     return Tube(
-        [(centre[0], centre[1] + s * half_height) for s in steps],
+        [(center[0], center[1] + s * half_height) for s in steps],
         [half_width * math.sqrt(max(1 - s * s, 0.02)) for s in steps],
     )
 
@@ -129,38 +142,44 @@ class Shape:
     order: float
     part: Part
     tube: Tube
-    colour: Colour
+    color: Color
     window: Window = WHOLE
-    decals: Sequence[tuple[Window, Colour]] = ()
+    decals: Sequence[tuple[Window, Color]] = ()
     creases: Sequence[tuple[float, float, float, float, int]] = ()
 
 
 class Canvas:
-    """Three layers of (512, 256): colour, light and part; coordinates are pixels of the image."""
+    """Three layers of (512, 256): color, light and part; coordinates are pixels of the image."""
 
-    def __init__(self, colour: Colour) -> None:
+    def __init__(self, color: Color) -> None:
         size = (WIDTH * SUPERSAMPLING, HEIGHT * SUPERSAMPLING)
-        self.colour = Image.new("RGB", size, colour)
+        self.color = Image.new("RGB", size, color)
         self.light = Image.new("L", size, NEUTRAL)
         self.parts = Image.new("L", size, Part.SCENE)
-        self._colour = ImageDraw.Draw(self.colour)
+        self._color = ImageDraw.Draw(self.color)
         self._light = ImageDraw.Draw(self.light)
         self._parts = ImageDraw.Draw(self.parts)
 
-    def polygon(self, points: Sequence[Point], colour: Colour) -> None:
+    def polygon(self, points: Sequence[Point], color: Color) -> None:
         """Paint a polygon of the scene on all layers."""
-        self._fill(_scaled(points), colour, NEUTRAL, Part.SCENE)
+        self._fill(_scaled(points), color, NEUTRAL, Part.SCENE)
 
-    def line(self, points: Sequence[Point], colour: Colour, width: float) -> None:
+    def line(self, points: Sequence[Point], color: Color, width: float) -> None:
         """Paint a line of the scene on all layers."""
         scaled, pixels = _scaled(points), max(1, round(width * SUPERSAMPLING))
-        self._colour.line(scaled, fill=colour, width=pixels)
+        self._color.line(scaled, fill=color, width=pixels)
         self._light.line(scaled, fill=NEUTRAL, width=pixels)
         self._parts.line(scaled, fill=Part.SCENE, width=pixels)
 
     def shadow(self, points: Sequence[Point], light: int) -> None:
         """Darken a polygon of the scene."""
         self._light.polygon(_scaled(points), fill=light)
+
+    def defocus(self, radius: float) -> None:
+        """Blur all that is painted so far, by a radius in pixels."""
+        for layer in (self.color, self.light):
+            half = layer.reduce(SUPERSAMPLING).filter(ImageFilter.GaussianBlur(radius))
+            layer.paste(half.resize(layer.size, Image.Resampling.BILINEAR))
 
     def shape(self, shape: Shape, sun: float, part: Part | None = None) -> None:
         """Paint one piece, lit as a cylinder from the angle ``sun`` (radians, 0 = in front).
@@ -171,27 +190,27 @@ class Canvas:
         """
         label = shape.part if part is None else part
         bands = _bands(shape.window, sun)
-        decals = [(_scaled(shape.tube.outline(window)), colour) for window, colour in shape.decals]
+        decals = [(_scaled(shape.tube.outline(window)), color) for window, color in shape.decals]
         for points in (_scaled(shape.tube.outline(shape.window)), *(d for d, _ in decals)):
-            self._fill(points, shape.colour, bands[0][1], label)
+            self._fill(points, shape.color, bands[0][1], label)
         for band, light in bands:
-            self._fill(_scaled(shape.tube.outline(band)), shape.colour, light, label)
-        for points, colour in decals:
-            self._colour.polygon(points, fill=colour)
-        for t0, u0, t1, u1, light in shape.creases:
+            self._fill(_scaled(shape.tube.outline(band)), shape.color, light, label)
+        for points, color in decals:
+            self._color.polygon(points, fill=color)
+        for t0, u0, t1, u1, shade in shape.creases:
             points = _scaled((shape.tube.point(t0, u0), shape.tube.point(t1, u1)))
-            self._light.line(points, fill=light, width=2 * SUPERSAMPLING)
+            self._light.line(points, fill=shade, width=2 * SUPERSAMPLING)
 
-    def _fill(self, points: list[Point], colour: Colour, light: int, part: int) -> None:
-        self._colour.polygon(points, fill=colour)
+    def _fill(self, points: list[Point], color: Color, light: int, part: int) -> None:
+        self._color.polygon(points, fill=color)
         self._light.polygon(points, fill=light)
         self._parts.polygon(points, fill=part)
 
     def scene(self, texture: NDArray[np.uint16]) -> Image.Image:
         """Return the lit picture, (512, 256) RGB; ``texture`` (512, 256) is unevenness of light."""
-        colour = np.asarray(self.colour, dtype=np.uint16)
+        color = np.asarray(self.color, dtype=np.uint16)
         light = np.asarray(self.light, dtype=np.uint16) * texture // NEUTRAL
-        lit = np.minimum(colour * light[..., None] // NEUTRAL, 255)
+        lit = np.minimum(color * light[..., None] // NEUTRAL, 255)
         return Image.fromarray(lit.astype(np.uint8))
 
     def shows(self, parts: Sequence[Part]) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +14,33 @@ from reid_explain.datasets.synthetic.attributes import Labels, outfit_of, sample
 from reid_explain.datasets.synthetic.camera import CAMERAS, Exposure, expose
 from reid_explain.datasets.synthetic.canvas import HEIGHT, WIDTH, Canvas, Part
 from reid_explain.datasets.synthetic.figure import paint
-from reid_explain.datasets.synthetic.person import Person
-from reid_explain.datasets.synthetic.pose import View, sample_pose
-from reid_explain.datasets.synthetic.scene import BACKDROPS, background, foreground, shadow, texture
-from reid_explain.datasets.synthetic.streams import Stream, generator
+from reid_explain.datasets.synthetic.person import Person, View, sample_pose
+from reid_explain.datasets.synthetic.scene import (
+    background,
+    foreground,
+    sample_place,
+    shadow,
+    texture,
+)
+
+
+class Stream(IntEnum):
+    """What a generator is for; two purposes never share numbers."""
+
+    LABELS = 1
+    APPEARANCE = 2
+    CAMERAS = 3
+    TRACK = 4
+    POSE = 5
+    SCENE = 6
+    TEXTURE = 7
+    SENSOR = 8
+    BYSTANDER = 9
+
+
+def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
+    """Return the generator of one purpose and one thing (identity, camera, frame, ...)."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, stream, *key])))
 
 
 class Shot(NamedTuple):
@@ -75,15 +99,17 @@ class Painter:
         look = sample_appearance(generator(self.seed, Stream.APPEARANCE, *shot.person))
 
         canvas = Canvas((0, 0, 0))
-        background(canvas, BACKDROPS[shot.camera - 1], scene)
-        if scene.random() < 0.4 * self.severity:
-            self._bystander(canvas, shot, sun, scene, behind=True)
-        shadow(canvas, view.feet, view.stature)
-        paint(canvas, Person(outfit_of(labels), look, pose, view), sun)
-        if scene.random() < 0.22 * self.severity:
-            foreground(canvas, scene)
+        place = sample_place(camera.pitch, scene)
+        background(canvas, place, scene)
         if scene.random() < 0.12 * self.severity:
-            self._bystander(canvas, shot, sun, scene, behind=False)
+            self._bystander(canvas, shot, sun, scene, place.horizon, view.feet[1])
+        shadow(canvas, view.feet, view.stature, sun)
+        canvas.defocus(float(scene.uniform(0.5, 1.5)))
+        paint(canvas, Person(outfit_of(labels), look, pose, view), sun)
+        if scene.random() < 0.2 * self.severity:
+            foreground(canvas, scene)
+        if scene.random() < 0.05 * self.severity:
+            self._bystander(canvas, shot, sun, scene)
         return canvas
 
     def _crop(self, yaw: float, pitch: float, rng: np.random.Generator) -> View:
@@ -95,14 +121,22 @@ class Painter:
         return View(yaw, pitch, (x, middle + 0.5 * stature), stature)
 
     def _bystander(
-        self, canvas: Canvas, shot: Shot, sun: float, scene: np.random.Generator, *, behind: bool
+        self,
+        canvas: Canvas,
+        shot: Shot,
+        sun: float,
+        scene: np.random.Generator,
+        horizon: float = 0.0,
+        feet: float = 0.0,
     ) -> None:
-        """Paint somebody else at the edge of the image, as part of the scene."""
+        """Paint somebody else as part of the scene: at a distance, or cut off in front."""
+        behind = feet > horizon
         rng = generator(self.seed, Stream.BYSTANDER, *shot, int(behind))
         pose = sample_pose(rng, float(scene.uniform(-math.pi, math.pi)))
-        edge = float(scene.uniform(-6, 20) if behind else scene.uniform(-16, 2))
+        edge = float(scene.uniform(0, 30) if behind else scene.uniform(-16, 0))
         x = edge if scene.random() < 0.5 else WIDTH - edge
-        stature = HEIGHT * float(scene.uniform(0.6, 0.9) if behind else scene.uniform(0.9, 1.1))
-        view = View(pose.yaw, 0.2, (x, HEIGHT * float(scene.uniform(0.8, 1.0))), stature)
+        nearness = float(scene.uniform(0.35, 0.8) if behind else scene.uniform(1.05, 1.2))
+        ground = horizon + nearness * (feet - horizon) if behind else HEIGHT * nearness
+        view = View(pose.yaw, 0.2, (x, ground), 0.89 * HEIGHT * nearness)
         person = Person(outfit_of(sample_labels(rng)), sample_appearance(rng), pose, view)
         paint(canvas, person, sun, Part.SCENE)

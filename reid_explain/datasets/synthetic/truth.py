@@ -8,8 +8,8 @@ from PIL import Image, ImageFilter
 
 from reid_explain.datasets.synthetic.attributes import (
     ATTRIBUTE_NAMES,
-    LOWER_COLOURS,
-    UPPER_COLOURS,
+    LOWER_COLORS,
+    UPPER_COLORS,
     YES,
     Labels,
 )
@@ -30,8 +30,8 @@ SHOWN_BY: dict[str, tuple[Part, ...]] = {
     "backpack": (Part.BACKPACK,),
     "bag": (Part.BAG,),
     "handbag": (Part.HANDBAG,),
-    **{f"up{colour}": (Part.TORSO, Part.SLEEVE) for colour in UPPER_COLOURS},
-    **{f"down{colour}": (Part.HIPS, Part.SHIN) for colour in LOWER_COLOURS},
+    **{f"up{color}": (Part.TORSO, Part.SLEEVE) for color in UPPER_COLORS},
+    **{f"down{color}": (Part.HIPS, Part.SHIN) for color in LOWER_COLORS},
 }
 """The parts on which each attribute shows.
 

@@ -17,8 +17,7 @@ from reid_explain.datasets.synthetic.attributes import (
     toggle,
 )
 from reid_explain.datasets.synthetic.camera import CAMERAS
-from reid_explain.datasets.synthetic.picture import Painter, Shot
-from reid_explain.datasets.synthetic.streams import Stream, generator
+from reid_explain.datasets.synthetic.picture import Painter, Shot, Stream, generator
 from reid_explain.datasets.synthetic.truth import (
     Counterfactual,
     Rendering,
@@ -47,6 +46,7 @@ class SyntheticReID:
 
     Attributes:
         attribute_names: the 26 names.
+        version: of the drawing; a seed gives the same bytes for the same version.
         labels: of each identity, an int array (26,) of 1 and 2 in Market-1501's coding.
 
     Example:
@@ -56,6 +56,7 @@ class SyntheticReID:
     """
 
     name = "synthetic"
+    version = 2
     attribute_names = ATTRIBUTE_NAMES
 
     def __init__(
@@ -64,7 +65,7 @@ class SyntheticReID:
         train_identities: int = 500,
         test_identities: int = 100,
         images_per_camera: int = 2,
-        distractors: int = 200,
+        distractors: int = 1000,
         severity: float = 1.5,
     ) -> None:
         _check("seed", seed, 0, 2**32 - 1)
@@ -109,8 +110,8 @@ class SyntheticReID:
     def counterfactual(self, record: Record, attribute: str) -> Counterfactual:
         """Return a record's image, and the same with one attribute changed.
 
-        Pose, camera, noise, background and all other attributes stay; a colour switched on
-        switches the garment's other colours off, and one switched off leaves a colour without a
+        Pose, camera, noise, background and all other attributes stay; a color switched on
+        switches the garment's other colors off, and one switched off leaves a color without a
         name. The scene changes only where the attribute shows; the camera's blur spreads that
         into ``region``. JPEG's faint echoes beyond it are taken back, so that the pixels outside
         ``region`` are equal. Where the attribute is hidden, nothing changes.
