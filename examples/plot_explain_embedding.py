@@ -90,12 +90,11 @@ if args.image:
     candidates = [load_image(path) for path in args.reference or ()]
 else:
     data = SyntheticReID(seed=0)
-    query = data.query[115]
-    people = range(query.identity - 3, query.identity + 4)
-    others = [r for r in data.gallery if r.identity in people and r.camera != query.camera]
+    query = data.query[0]
+    others = [record for record in data.gallery if record.camera != query.camera]
     names = ["query"]
     pictures = [data.load(query)]
-    candidates = [data.load(record) for record in others]
+    candidates = [data.load(record) for record in others[:32]]
 
 images = torch.stack([to_tensor(picture) for picture in pictures])
 if candidates:
