@@ -4,14 +4,14 @@ Run it as ``python benchmarks/amd_scale.py``; the default is Market-1501's full 
 """
 
 import argparse
+import resource
 import time
 from collections.abc import Iterator
 
 import torch
-from retrieval import peak
 
 from reid_explain.amd import DecomposedRecords, evaluate
-from reid_explain.metrics.embedding import Embedded
+from reid_explain.retrieval import Embedded
 
 
 def main() -> None:
@@ -46,10 +46,11 @@ def main() -> None:
         blocks(settings.queries), blocks(settings.gallery), torch.rand(settings.attributes)
     )
     seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         f"{settings.queries} x {settings.gallery} pairs, {settings.attributes} attributes, "
         f"width {settings.width}: {seconds:.0f} s, of which the features took a share; "
-        f"{peak():.0f} MiB at the peak; X-mAP_e {found.exclusive.interpreter.mean:.2f} "
+        f"{peak:.0f} MiB at the peak; X-mAP_e {found.exclusive.interpreter.mean:.2f} "
         f"(random order {found.exclusive.random_order:.2f})"
     )
 

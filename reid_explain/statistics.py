@@ -1,9 +1,9 @@
 """Means and ratios with confidence intervals, by the bootstrap over identities.
 
-Queries of one identity are alike, so identities are resampled and not queries: intervals over
-queries as if they were independent cover the truth in some 80 % of cases where they promise 95.
-The interval is studentized (bootstrap-t): percentile intervals are too narrow with few identities
-and lopsided with skewed values. ``benchmarks/coverage.py`` shows it.
+Queries of one identity are alike, so identities are resampled: intervals over queries cover the
+truth in some 80 % of cases where they promise 95. The interval is studentized (bootstrap-t):
+percentile intervals are too narrow with few identities, and lopsided with skewed values.
+``benchmarks/coverage.py`` shows it.
 
 Sources: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5; Davison and
 Hinkley, Bootstrap Methods and their Application, 1997, section 3.8 (resampling of clusters).
@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 
 RESAMPLES = 2000
 CACHED_GROUPS = 4096
-OWN_VARIANCE = 0.05
+LEAST_VARIANCE = 0.1
 
 
 class Interval(NamedTuple):
@@ -37,22 +37,18 @@ class Interval(NamedTuple):
 
 
 def bootstrap_mean(
-    values: Tensor,
-    groups: Tensor | None = None,
-    *,
-    confidence: float = 0.95,
-    seed: int = 0,
+    values: Tensor, groups: Tensor | None = None, *, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Return the mean of ``values`` (n,) with its confidence interval.
+    """Return the mean of ``values`` with its confidence interval.
 
     For the difference of two methods hand in the differences, value by value: the interval is
     then paired. What has no value (NaN) is to be left out before, with its group.
 
     Args:
-        values: one per query, image or pair.
-        groups: identity of each value, (n,) int64; None if all values are independent.
+        values: (n,), one per query, image or pair.
+        groups: identity of each value, (n,) of whole numbers; None if values are independent.
         confidence: share of cases in which the interval is to cover the truth, in (0, 1).
-        seed: for the resampling; the same values, groups and seed give the same interval.
+        seed: for the resampling, by a generator of its own.
 
     Returns:
         Mean and bounds; the bounds are NaN for a single group, which says nothing of others.
@@ -62,9 +58,8 @@ def bootstrap_mean(
 
     Example:
         >>> ours, baseline = torch.tensor([0.5, 0.7, 0.6, 0.8]), torch.tensor([0.4, 0.5, 0.5, 0.5])
-        >>> lead = bootstrap_mean(ours - baseline)  # paired: the difference, query by query
-        >>> [round(bound, 2) for bound in lead]
-        [0.18, 0.06, 0.51]
+        >>> [round(value, 2) for value in bootstrap_mean(ours - baseline)]  # paired, by query
+        [0.18, 0.05, 0.41]
     """
     return _interval("values", values, torch.ones_like(values), groups, confidence, seed)
 
@@ -77,20 +72,17 @@ def bootstrap_ratio(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return the ratio of the sums of numerators and denominators with its confidence interval.
+    """Return the ratio of two sums with its confidence interval; both are resampled together.
 
-    Both are resampled together. So is a mean over pairs whose sums are kept by query: the sums
-    are the numerators, the numbers of pairs the denominators.
+    A mean over pairs, kept by query, is such a ratio: the query's sum over its pairs is the
+    numerator, their number the denominator. Arguments and errors as of ``bootstrap_mean``.
 
     Args:
         numerators: (n,).
         denominators: (n,), at least 0, not all 0.
-        groups: as of ``bootstrap_mean``.
-        confidence: as of ``bootstrap_mean``.
-        seed: as of ``bootstrap_mean``.
-
-    Raises:
-        InputError: as of ``bootstrap_mean``.
+        groups: (n,) or None.
+        confidence: in (0, 1).
+        seed: for the resampling.
 
     Example:
         >>> bootstrap_ratio(torch.tensor([8.0, 2.0, 1.0]), torch.tensor([10.0, 4.0, 8.0])).mean
@@ -129,17 +121,17 @@ def _interval(
 def studentized(
     numerators: Array, denominators: Array, confidence: float = 0.95, seed: int = 0
 ) -> tuple[Any, Any, Any]:
-    """Return ratios of sums over G groups, and their bootstrap-t bounds, each (k,).
+    """Return ratios of sums over groups, and their bootstrap-t bounds: three arrays (k,).
 
     With r the ratio and s its standard error by linearization, r* and s* those of a resample: the
-    bounds are r - s q, q the quantiles of (r* - r) / s*. The square of s* is mixed with 5 % of
-    that of s, so that a resample of equal groups, whose s* is 0, has a finite place.
+    bounds are r - s q, q the quantiles of (r* - r) / s*. The square of s* counts as at least a
+    tenth of that of s, so that a resample of equal groups, whose s* is 0, has a finite place.
 
     Args:
-        numerators: sums of each group, (G, k), for k samples.
+        numerators: sums of each of G groups, (G, k), for k samples at once.
         denominators: (G, k).
-        confidence: as of ``bootstrap_mean``.
-        seed: as of ``bootstrap_mean``.
+        confidence: in (0, 1).
+        seed: for the resampling.
     """
     count = len(numerators)
     ratio = numerators.sum(0) / denominators.sum(0)
@@ -150,8 +142,8 @@ def studentized(
     products = [residuals, denominators, residuals**2, residuals * denominators, denominators**2]
     e, d, ee, ed, dd = np.split(_resampled(np.hstack(products), seed), len(products), axis=1)
     shift = np.divide(e, d, out=np.zeros_like(e), where=d > 0)
-    squares = (ee - 2 * shift * ed + shift**2 * dd).clip(min=0)
-    spread = np.sqrt((1 - OWN_VARIANCE) * _variance(squares, d, count) + OWN_VARIANCE * own)
+    squares = ee - 2 * shift * ed + shift**2 * dd
+    spread = np.sqrt(np.maximum(_variance(squares, d, count), LEAST_VARIANCE * own))
     places = np.divide(shift, spread, out=np.zeros_like(e), where=spread > 0)
     tail = (1 - confidence) / 2
     least, most = np.quantile(places, [tail, 1 - tail], axis=0) * np.sqrt(own)
@@ -169,18 +161,21 @@ def _resampled(columns: Array, seed: int) -> Array:
     """Return the sums of columns (G, m) over resamples of G rows, (RESAMPLES, m)."""
     count = len(columns)
     if count <= CACHED_GROUPS:
-        return _weights(count, seed) @ columns
-    return np.stack([weights @ columns for weights in _draws(count, seed)])
+        return _all_weights(count, seed) @ columns
+    return np.concatenate([weights @ columns for weights in _weights(count, seed)])
 
 
 @lru_cache(maxsize=4)
-def _weights(count: int, seed: int) -> Array:
-    """Return how often each of ``count`` groups is drawn in each resample, (RESAMPLES, count)."""
-    return np.stack([*_draws(count, seed)]).astype(np.float64)
+def _all_weights(count: int, seed: int) -> Array:
+    return np.concatenate([*_weights(count, seed)])
 
 
-def _draws(count: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Yield how often each of ``count`` groups is drawn in a resample, RESAMPLES times."""
+def _weights(count: int, seed: int) -> Iterator[Array]:
+    """Yield how often each of ``count`` groups is drawn, (r, count), for r resamples at a time."""
     generator = np.random.default_rng(seed)
-    for _ in range(RESAMPLES):
-        yield np.bincount(generator.integers(count, size=count), minlength=count)
+    block = max(1, 2**18 // count)
+    for start in range(0, RESAMPLES, block):
+        rows = np.arange(min(block, RESAMPLES - start))[:, None]
+        draws = generator.integers(count, size=(len(rows), count)) + count * rows
+        weights = np.bincount(draws.ravel(), minlength=count * len(rows))
+        yield weights.reshape(len(rows), count).astype(np.float64)

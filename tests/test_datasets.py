@@ -32,8 +32,7 @@ from reid_explain.datasets import (
     read_attributes,
 )
 from reid_explain.inputs import InputSpec
-from reid_explain.metrics.embedding import Embedded
-from reid_explain.metrics.retrieval import match_ranks
+from reid_explain.retrieval import Embedded, Gallery
 
 MARKET_ATTRIBUTES = [
     "backpack",
@@ -444,7 +443,7 @@ def embedded(records):
 
 def test_each_finds_all_others_of_its_identity_but_not_itself(tmp_path):
     shop = FolderDataset(write(tmp_path, SHOP))
-    ranks = match_ranks(embedded(shop.query), embedded(shop.gallery))
+    ranks = Gallery(embedded(shop.gallery)).ranks(embedded(shop.query))
     assert [len(row) for row in ranks] == [1, 1, 2, 2, 2, 0]
 
 

@@ -1,5 +1,7 @@
 """What makes the explainers fast changes no result: blocks, memory formats, precision, graphs."""
 
+import functools
+
 import pytest
 import torch
 from nets import HeadNet, images
@@ -169,21 +171,22 @@ def test_the_callers_gradient_mode_comes_back(grad):
 
 def test_embeddings_in_batches_whatever_the_format(tmp_path):
     from reid_explain.datasets import SyntheticReID
-    from reid_explain.metrics.embedding import embed_records
+    from reid_explain.inputs import InputSpec
+    from reid_explain.retrieval import embed_records
+
+    embed = functools.partial(embed_records, spec=InputSpec(), show_progress=False)
 
     world = SyntheticReID(train_identities=2, test_identities=3, distractors=2)
     net = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.ReLU(), nn.Flatten()).eval()
-    plain = embed_records(net, world, world.query, show_progress=False).embeddings
+    plain = embed(net, world, world.query).embeddings
 
     def viewing(x):
         hidden = net[:2](x)
         return hidden.view(len(x), -1)
 
-    viewed = embed_records(viewing, world, world.query, batch_size=2, show_progress=False)
+    viewed = embed(viewing, world, world.query, batch_size=2)
     close(viewed.embeddings, plain)
-    half = embed_records(
-        net, world, world.query, workers=1, autocast_dtype=torch.bfloat16, show_progress=False
-    ).embeddings
+    half = embed(net, world, world.query, workers=1, autocast_dtype=torch.bfloat16).embeddings
     assert half.dtype == torch.float32
     assert 0 < (half - plain).abs().max() <= 0.02 * plain.abs().max()
 

@@ -21,13 +21,12 @@ from safetensors.torch import save_file
 from reid_explain import InputError
 from reid_explain.datasets import Market1501
 from reid_explain.inputs import InputSpec
-from reid_explain.metrics.embedding import embed_records
-from reid_explain.metrics.retrieval import match_ranks, summarize
 from reid_explain.models import build_model, load_checkpoint, osnet_x0_25
 from reid_explain.models.architecture import architecture_of
 from reid_explain.models.checkpoints import open_checkpoint
 from reid_explain.models.layouts import LAYOUTS, find_layout
 from reid_explain.models.timm_models import TimmNet
+from reid_explain.retrieval import Gallery, embed_records, summarize
 
 X = torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
 SBS = {"name": "resnet50", "half": True, "pairwise": (2, 3), "gem": True}
@@ -495,12 +494,12 @@ def test_the_published_osnet_opens_in_one_call(osnet_weights, market_root):
     assert same(model, by_hand.state_dict())
     world = Market1501(market_root)
     query, gallery = (
-        embed_records(model, world, split, show_progress=False)
+        embed_records(model, world, split, spec=model.input_spec, show_progress=False)
         for split in (world.query, world.gallery)
     )
     some = world.query[:16]
-    expected = embed_records(by_hand.eval(), world, some, show_progress=False)
+    expected = embed_records(by_hand.eval(), world, some, spec=InputSpec(), show_progress=False)
     torch.testing.assert_close(query.embeddings[:16], expected.embeddings)
-    summary = summarize(match_ranks(query, gallery))
+    summary = summarize(Gallery(gallery).ranks(query))
     assert summary.cmc[1] == pytest.approx(89.0, abs=0.5)
     assert summary.mean_ap == pytest.approx(86.2, abs=0.5)

@@ -16,8 +16,6 @@ from torch.nn import functional
 from reid_explain import InputError
 from reid_explain.datasets import Market1501
 from reid_explain.inputs import InputSpec
-from reid_explain.metrics.embedding import embed_records
-from reid_explain.metrics.retrieval import match_ranks, summarize
 from reid_explain.models import (
     MODELS,
     OSNet,
@@ -36,6 +34,7 @@ from reid_explain.models import (
 from reid_explain.models.osnet import OSBlock
 from reid_explain.models.pooling import GeneralizedMeanPool
 from reid_explain.models.resnet import ResNetBackbone
+from reid_explain.retrieval import Gallery, embed_records, summarize
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 X = torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
@@ -245,10 +244,10 @@ def test_osnet_with_torchreids_weights_retrieves(osnet_weights, market_root):
     assert load_checkpoint(model, osnet_weights) == ()
     world = Market1501(market_root)
     query, gallery = (
-        embed_records(model.eval(), world, split, show_progress=False)
+        embed_records(model.eval(), world, split, spec=InputSpec(), show_progress=False)
         for split in (world.query, world.gallery)
     )
-    summary = summarize(match_ranks(query, gallery))
+    summary = summarize(Gallery(gallery).ranks(query))
     print(f"OSNet x0.25: Rank-1 {summary.cmc[1]:.2f}, mAP {summary.mean_ap:.2f}")
     assert summary.cmc[1] == pytest.approx(89.0, abs=0.5)
     assert summary.mean_ap == pytest.approx(86.2, abs=0.5)
@@ -261,7 +260,7 @@ def test_torchreids_classifier_knows_its_training_people(osnet_weights, market_r
     world = Market1501(market_root)
     classes = sorted({record.identity for record in world.train})
     some = world.train[::400]
-    embedded = embed_records(model.eval(), world, some, show_progress=False)
+    embedded = embed_records(model.eval(), world, some, spec=InputSpec(), show_progress=False)
     found = model.classify(embedded.embeddings).argmax(1)
     right = [classes[k] == record.identity for k, record in zip(found, some, strict=True)]
     assert sum(right) / len(right) > 0.9

@@ -60,7 +60,7 @@ def plain_interval(top, bottom, resamples=4000):
     places = []
     for _ in range(resamples):
         own_ratio, own = ratio_and_variance(rng.integers(len(top), size=len(top)))
-        places.append((own_ratio - ratio) / np.sqrt(0.95 * own + 0.05 * variance))
+        places.append((own_ratio - ratio) / np.sqrt(max(own, 0.1 * variance)))
     low, high = np.quantile(places, [0.025, 0.975])
     return ratio, ratio - high * variance**0.5, ratio - low * variance**0.5
 

@@ -1,6 +1,6 @@
 """How well attribute distances rank the attributes that differ: X-mAP and its floors (AMD, 4.3).
 
-Every function gives one value per pair of images; means come after.
+One value per pair of images; means come after.
 """
 
 import torch
@@ -19,20 +19,16 @@ def ranked_precision(scores: Tensor, relevant: Tensor, known: Tensor | None = No
     scores and the exclusive attributes as relevant, X-mAP_c with -d^k and the common ones.
 
     Args:
-        scores: (..., M). Of equal scores the first counts as the higher.
-        relevant: bool, (..., M).
-        known: bool, (..., M); other attributes are left out of the ranking. All by default.
+        scores: (..., M); of equal scores the first counts as the higher.
+        relevant: (..., M), bool; another shape or dtype raises ``InputError``.
+        known: (..., M), bool; other attributes are left out of the ranking. All by default.
 
     Returns:
-        Average precision of each row, (...), float32, 0 to 1; NaN where nothing is relevant.
-
-    Raises:
-        InputError: shapes disagree.
+        (...), float32, 0 to 1; NaN where nothing is relevant.
 
     Example:
-        >>> distances = torch.tensor([0.1, 0.5, 0.3, 0.2])  # of four attributes
-        >>> ranked_precision(distances, torch.tensor([False, True, False, True]))
-        tensor(0.8333)
+        >>> ranked_precision(torch.tensor([0.1, 0.5, 0.2]), torch.tensor([False, True, True]))
+        tensor(1.)
     """
     for name, mask in (("relevant", relevant), ("known", known)):
         if mask is not None and (mask.dtype != torch.bool or mask.shape[-1:] != scores.shape[-1:]):
@@ -53,12 +49,8 @@ def random_precision(relevant: Tensor, known: Tensor | None = None) -> Tensor:
     .. math:: E[AP] = \frac{1}{M}\left[H_M + \frac{R - 1}{M - 1}(M - H_M)\right],
         \quad H_M = \sum_{n=1}^{M} \frac{1}{n}
 
-    Args:
-        relevant: bool, (..., M), R of them true in each row.
-        known: bool, (..., M); M counts these. All by default.
-
-    Returns:
-        (...), float32; NaN where nothing is relevant.
+    for bool ``relevant`` (..., M), R of them true in each row, and ``known`` (..., M), all by
+    default, which M counts. It is (...), float32; NaN where nothing is relevant.
 
     Example:
         >>> random_precision(torch.tensor([False, True, False, True]))
@@ -74,18 +66,15 @@ def random_precision(relevant: Tensor, known: Tensor | None = None) -> Tensor:
 
 
 def frequencies(labels: Tensor) -> Tensor:
-    """Return p, the share of the identities that have each attribute, (M,) float32.
+    """Return p, the share of identities that have each attribute, (M,) float32.
 
-    Args:
-        labels: of identities, (N, M): 1 or 2 (yes), and 0 where unknown, which does not count.
+    Labels (N, M) are 1 or 2 (yes), and 0 where unknown, which does not count.
     """
     return (labels == 2).sum(0) / (labels > 0).sum(0).clamp(min=1)
 
 
 def disagreement(p: Tensor) -> Tensor:
-    """Return 2p(1-p), how often two identities differ in each attribute, (M,).
-
-    The order by it, the same for all pairs, is the second floor.
+    """Return 2p(1-p), how often two identities differ in each attribute, (M,): the second floor.
 
     Example:
         >>> disagreement(torch.tensor([0.5, 0.1]))

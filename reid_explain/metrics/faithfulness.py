@@ -1,9 +1,12 @@
 """Does a map show what the embedding is made of: one value, or curve, per image or query.
 
+Maps are (B, 1, H, W), at the size of images (B, C, H, W). Shapes that do not fit, values that are
+not finite and settings out of their range raise ``InputError``. A value that a query does not
+have is NaN: average with ``nanmean`` and report how many were left out.
+
 Source: Wu et al., FAM, CVPR 2022, section 4.2. Its three metrics (AS Drop, AP Drop, AP Increase)
 do not control for the area that a map keeps; the same drops under ``top_area_masks`` do, best
-beside those of ``random_phase_maps``, controls of the same smoothness. A value that a query does
-not have is NaN: average with ``nanmean`` and report how many were left out.
+beside those of ``random_phase_maps``, controls of the same smoothness.
 """
 
 import math
@@ -12,18 +15,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from reid_explain.checks import (
-    at_least_float32,
-    check_at_least,
-    check_embeddings,
-    check_images,
-    check_maps,
-    check_nonzero,
-    describe,
-)
+from reid_explain import checks
+from reid_explain.checks import check_at_least, check_maps, describe
 from reid_explain.errors import InputError
 from reid_explain.fills import AREAS, unit_range
 from reid_explain.vectors import cosine
+
+Forward = Callable[[Tensor], Tensor]
 
 TIE_SEED = 0
 
@@ -31,21 +29,10 @@ TIE_SEED = 0
 def explanation_mask(
     maps: Tensor, high: float = 0.6, low: float = 0.3, kept: float = 0.9
 ) -> Tensor:
-    """Return the mask M (B, 1, H, W) of each map, in [0, 1].
+    """Return the mask M (B, 1, H, W) of each map, in [0, 1] (FAM, equation 14).
 
     With L the map stretched to [0, 1]: M is 1 where L >= ``high``, ``kept`` where
     ``low`` <= L < ``high``, and 0 below. The mask of a constant map is 0.
-
-    Args:
-        maps: (B, 1, H, W), at the size of the images.
-        high: in [low, 1].
-        low: in (0, high].
-        kept: in [0, 1].
-
-    Raises:
-        InputError: the maps do not fit or a setting is out of its range.
-
-    Source: FAM, equation 14.
 
     Example:
         >>> explanation_mask(torch.tensor([[[[0.0, 2.0, 4.0, 5.0, 10.0]]]]))
@@ -56,25 +43,16 @@ def explanation_mask(
     if not 0 <= kept <= 1:
         raise InputError("kept", kept, "a share in [0, 1]")
     maps = check_maps("maps", maps)
-    level = unit_range(at_least_float32(maps))
+    level = unit_range(checks.at_least_float32(maps))
     return ((level >= high) + kept * ((level >= low) & (level < high))).to(maps.dtype)
 
 
 def top_area_masks(maps: Tensor, fractions: Sequence[float] = AREAS) -> Tensor:
-    """Return for each map and fraction a the mask of its round(a H W) highest pixels.
+    """Return the masks (B, F, 1, H, W), bool, of each map's round(a H W) highest pixels.
 
-    Equal pixels come in the order of ``pixel_ranks``, so the areas are exact for every map.
-
-    Args:
-        maps: (B, 1, H, W), at the size of the images. A map in half precision is better upsampled
-            in float32: in bfloat16 it has some hundred levels, and chance decides among equals.
-        fractions: the F kept areas, in [0, 1].
-
-    Returns:
-        (B, F, 1, H, W), bool.
-
-    Raises:
-        InputError: the maps do not fit or a fraction is out of its range.
+    a is each of F ``fractions``, in [0, 1]. Equal pixels come in the order of ``pixel_ranks``, so
+    the areas are exact. Maps in half precision are better upsampled in float32: bfloat16 has some
+    hundred levels, and chance decides among equals.
 
     Example:
         >>> maps = torch.tensor([[[[0.1, 0.9], [0.8, 0.3]]]])
@@ -93,9 +71,6 @@ def pixel_ranks(maps: Tensor) -> Tensor:
 
     Equal pixels come in one fixed pseudo-random order over the image, the same for every map of
     that size: no side of the image comes first.
-
-    Raises:
-        InputError: the maps are not (B, 1, H, W), floating point and finite.
     """
     maps = check_maps("maps", maps)
     values = maps.flatten(1)
@@ -107,23 +82,16 @@ def pixel_ranks(maps: Tensor) -> Tensor:
 
 
 def random_phase_maps(maps: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Return a random map of the same smoothness as each map: its random-phase surrogate.
+    """Return a random map (B, 1, h, w) of the same smoothness as each map (B, 1, h, w).
 
-    The amplitude of every spatial frequency is the map's own and its phase is random, so mean,
-    variance and circular autocorrelation are the map's. Values tend to a Gaussian, which does not
-    matter where only their order counts, as in ``top_area_masks``. Take it at the layer's
-    resolution and upsample it as the map itself. A constant map comes back as it is.
+    It is the random-phase surrogate: the amplitude of every spatial frequency is the map's own
+    and its phase is random, so mean, variance and circular autocorrelation are the map's. Take it
+    at the layer's resolution and upsample it as the map itself. A constant map stays as it is.
 
     Args:
         maps: (B, 1, h, w).
-        seeds: one for each map, such as the query's number. The phases depend on it and the size
-            alone, so that maps of several methods meet the same chance.
-
-    Returns:
-        (B, 1, h, w).
-
-    Raises:
-        InputError: the maps do not fit or the number of seeds differs from theirs.
+        seeds: B of them, such as the query's number. The phases depend on it and the size alone,
+            so that maps of several methods meet the same chance.
 
     Source: Theiler et al., Testing for nonlinearity in time series: the method of surrogate
     data, Physica D 1992.
@@ -137,17 +105,13 @@ def random_phase_maps(maps: Tensor, seeds: Sequence[int]) -> Tensor:
     maps = check_maps("maps", maps)
     if len(seeds) != len(maps):
         raise InputError("seeds", f"{len(seeds)} seeds", f"one for each of {len(maps)} maps")
-    return torch.stack([_surrogate(row, seed) for row, seed in zip(maps, seeds, strict=True)])
-
-
-def _surrogate(map_: Tensor, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(map_.shape, generator=generator, dtype=torch.float64)
-    phases = torch.fft.rfft2(noise.to(map_.device)).sgn()
+    generators = (torch.Generator().manual_seed(seed) for seed in seeds)
+    noise = [torch.randn(maps.shape[1:], generator=g, dtype=torch.float64) for g in generators]
+    phases = torch.fft.rfft2(torch.stack(noise).to(maps.device)).sgn()
     phases[..., 0, 0] = 1
-    spectrum = torch.fft.rfft2(map_.double()) * phases
-    surrogate: Tensor = torch.fft.irfft2(spectrum, s=map_.shape[-2:])
-    return surrogate.to(map_.dtype)
+    spectrum = torch.fft.rfft2(maps.double()) * phases
+    surrogates: Tensor = torch.fft.irfft2(spectrum, s=maps.shape[-2:])
+    return surrogates.to(maps.dtype)
 
 
 def composite(images: Tensor, masks: Tensor, fill: Tensor) -> Tensor:
@@ -158,25 +122,18 @@ def composite(images: Tensor, masks: Tensor, fill: Tensor) -> Tensor:
         masks: M, (B, 1, H, W), bool or in [0, 1].
         fill: B, (B, C, H, W), one of ``reid_explain.fills.FILLS``.
 
-    Raises:
-        InputError: the shapes do not fit or an image is not finite.
-
-    Source: FAM, section 4.2.
-
     Example:
         >>> image = torch.tensor([[[[4.0, 6.0]]]])
         >>> composite(image, torch.tensor([[[[1.0, 0.5]]]]), fill=torch.zeros(1, 1, 1, 2))
         tensor([[[[4., 3.]]]])
     """
     images = _check_fit(images, "masks", masks, fill)
-    if masks.dtype == torch.bool:
-        return torch.where(masks, images, fill.to(images))
     return torch.lerp(fill.to(images), images, masks.to(images))
 
 
 def _check_fit(images: Tensor, argument: str, masks: Tensor, fill: Tensor) -> Tensor:
     """Return ``images`` if they are finite, with a mask (or map) and a fill for each."""
-    images = check_images("images", images)
+    images = checks.check_images("images", images)
     if fill.shape != images.shape:
         raise InputError("fill", describe(fill), f"the shape of images, {tuple(images.shape)}")
     expected = (len(images), 1, *images.shape[2:])
@@ -200,8 +157,9 @@ def drop(original: Tensor, explained: Tensor, baseline: Tensor) -> Tensor:
 
     .. math:: \frac{\max(0, o - e)}{o - b}
 
-    AS Drop with ``Gallery.match_similarity``, AP Drop with ``average_precision``. Under the F
-    masks of ``top_area_masks`` the mean of a row is the area-matched drop.
+    AS Drop with ``Gallery.match_similarity`` (FAM, equation 15), AP Drop with
+    ``average_precision`` (16). Under the F masks of ``top_area_masks`` the mean of a row is the
+    area-matched drop.
 
     Args:
         original: o, (Q,), of the images.
@@ -212,11 +170,6 @@ def drop(original: Tensor, explained: Tensor, baseline: Tensor) -> Tensor:
         Shares from 0, of the shape of ``explained``; above 1 where the masked image is worse
         than the fill. NaN where :math:`o - b \le 0` (the fill does no harm, so there is nothing
         to lose) and where a score is NaN (no match).
-
-    Raises:
-        InputError: the shapes differ.
-
-    Source: FAM, equations 15 and 16.
 
     Example:
         >>> image, masked = torch.tensor([0.8, 0.8]), torch.tensor([0.6, 0.9])
@@ -231,17 +184,8 @@ def drop(original: Tensor, explained: Tensor, baseline: Tensor) -> Tensor:
 def increase(original: Tensor, explained: Tensor) -> Tensor:
     """Return 1 where the masked image retrieves better than the image, else 0; NaN for NaN.
 
-    Args:
-        original: average precision (Q,) of the images.
-        explained: average precision (Q,), or (Q, F), of the masked images.
-
-    Returns:
-        The shape and dtype of ``explained``.
-
-    Raises:
-        InputError: the shapes differ.
-
-    Source: FAM, equation 17.
+    It has the shape (Q,), or (Q, F), and dtype of ``explained``, the average precision of the
+    masked images; that of the images is ``original`` (Q,). Source: FAM, equation 17.
 
     Example:
         >>> increase(torch.tensor([0.8, 0.8]), torch.tensor([0.6, 0.9]))
@@ -262,14 +206,7 @@ def _columns(original: Tensor, explained: Tensor, baseline: Tensor) -> tuple[Ten
 
 
 def area_under_curve(fractions: Tensor, values: Tensor) -> Tensor:
-    """Return the mean height (...) of curves (..., F), by the trapezoid rule.
-
-    Args:
-        fractions: (F,), ascending, F of at least 2.
-        values: (..., F).
-
-    Raises:
-        InputError: there is one point only, the lengths differ or the fractions descend.
+    """Return the mean height (...) of curves (..., F) over ascending fractions (F,), F from 2.
 
     Source: Petsiuk et al., RISE, BMVC 2018: insertion and deletion scores.
 
@@ -285,7 +222,7 @@ def area_under_curve(fractions: Tensor, values: Tensor) -> Tensor:
 
 
 def insertion_curve(
-    forward_func: Callable[[Tensor], Tensor],
+    forward_func: Forward,
     images: Tensor,
     maps: Tensor,
     fill: Tensor,
@@ -307,10 +244,7 @@ def insertion_curve(
 
     Returns:
         (B, steps + 1) float64 in [-1, 1], at fractions 0, 1/steps, ..., 1; a partial image whose
-        embedding is zero has cosine 0.
-
-    Raises:
-        InputError: shapes do not fit, a value is not finite, or an image's embedding is zero.
+        embedding is zero has cosine 0, an image with such an embedding raises ``InputError``.
 
     Source: Petsiuk et al., RISE, BMVC 2018, with the cosine in place of the class probability.
 
@@ -326,7 +260,7 @@ def insertion_curve(
 
 
 def deletion_curve(
-    forward_func: Callable[[Tensor], Tensor],
+    forward_func: Forward,
     images: Tensor,
     maps: Tensor,
     fill: Tensor,
@@ -345,9 +279,7 @@ def weight_entropy(weights: Tensor) -> Tensor:
     """Return the entropy (B,) of each image's channel weights (B, K) over log K, in [0, 1].
 
     1 is the uniform mean of the channels, 0 one channel alone; a single channel scores 1.
-
-    Raises:
-        InputError: the weights are negative or do not sum to 1.
+    Weights that are negative or do not sum to 1 raise ``InputError``.
 
     Example:
         >>> weight_entropy(torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0]]))
@@ -370,27 +302,21 @@ def _step_masks(images: Tensor, maps: Tensor, fill: Tensor, steps: int) -> Tenso
 
 
 def _similarities(
-    forward_func: Callable[[Tensor], Tensor],
-    images: Tensor,
-    masks: Tensor,
-    fill: Tensor,
-    batch_size: int,
+    forward_func: Forward, images: Tensor, masks: Tensor, fill: Tensor, batch_size: int
 ) -> Tensor:
     """Return the cosine (B, F) of each image with what its F masks (B, F, 1, H, W) keep."""
     check_at_least("batch_size", batch_size, 1)
-    whole = torch.cat([_embed(forward_func, part) for part in torch.split(images, batch_size)])
-    check_nonzero("the result of forward_func", whole)
+    name = "the result of forward_func"
+
+    def embed(part: Tensor) -> Tensor:
+        with torch.no_grad():
+            return checks.check_embeddings(name, forward_func(part), rows=len(part)).double()
+
+    whole = torch.cat([embed(part) for part in torch.split(images, batch_size)])
+    checks.check_nonzero(name, whole)
     cosines = []
-    rows = torch.arange(len(images), device=images.device).repeat_interleave(masks.shape[1])
-    for row, mask in zip(
-        torch.split(rows, batch_size), torch.split(masks.flatten(0, 1), batch_size), strict=True
-    ):
-        partial = _embed(forward_func, composite(images[row], mask, fill[row]))
-        cosines.append(cosine(partial, whole[row]))
+    pairs = torch.cartesian_prod(*(torch.arange(n, device=images.device) for n in masks.shape[:2]))
+    for rows, steps in (part.unbind(1) for part in torch.split(pairs, batch_size)):
+        partial = embed(composite(images[rows], masks[rows, steps], fill[rows]))
+        cosines.append(cosine(partial, whole[rows]))
     return torch.cat(cosines).view(masks.shape[:2])
-
-
-def _embed(forward_func: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    with torch.no_grad():
-        result = forward_func(images)
-    return check_embeddings("the result of forward_func", result, rows=len(images)).double()

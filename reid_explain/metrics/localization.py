@@ -1,4 +1,6 @@
-"""How much of a map lies in a region whose truth is known; one value per map.
+"""How much of each map (B, 1, H, W) lies in its region (B, 1, H, W), bool; one value per map.
+
+Shapes that differ and maps that are not finite raise ``InputError``.
 
 Sources: Zhang et al., Top-down Neural Attention by Excitation Backprop, IJCV 2018 (pointing
 game); Wang et al., Score-CAM, CVPR workshops 2020, section 4.3 (energy-based pointing game).
@@ -12,9 +14,7 @@ from reid_explain.errors import InputError
 
 
 def area(regions: Tensor) -> Tensor:
-    """Return the share (B,) of the image that each region (B, 1, H, W) covers, in [0, 1].
-
-    It is the chance level of both scores below: of a constant map, and of random maps on average.
+    """Return the share (B,) of the image that each region covers: chance for both scores below.
 
     Example:
         >>> area(torch.tensor([[[[True, False], [False, False]]]]))
@@ -26,21 +26,14 @@ def area(regions: Tensor) -> Tensor:
 def energy_inside(maps: Tensor, regions: Tensor) -> Tensor:
     """Return the share (B,) of each map's positive mass that lies in its region, in [0, 1].
 
-    A map without positive mass scores the region's area.
-
-    Args:
-        maps: (B, 1, H, W); negative values count as 0.
-        regions: (B, 1, H, W), bool.
-
-    Raises:
-        InputError: the shapes differ or a map is not finite.
+    Negative values count as 0; a map without positive mass scores the region's area.
 
     Example:
         >>> maps = torch.tensor([[[[3.0, 1.0], [0.0, -2.0]]]])
         >>> energy_inside(maps, torch.tensor([[[[True, False], [False, False]]]]))  # chance: 0.25
         tensor([0.7500], dtype=torch.float64)
     """
-    maps = _paired(maps, regions).clamp_min(0)
+    maps = _check(maps, regions).clamp_min(0)
     total = maps.sum(dim=(1, 2, 3))
     inside = (maps * regions).sum(dim=(1, 2, 3))
     return torch.where(total > 0, inside / total.where(total > 0, 1), area(regions))
@@ -51,19 +44,12 @@ def pointing_game(maps: Tensor, regions: Tensor) -> Tensor:
 
     Where several pixels are highest, it is the share of them that lies in the region.
 
-    Args:
-        maps: (B, 1, H, W).
-        regions: (B, 1, H, W), bool.
-
-    Raises:
-        InputError: the shapes differ or a map is not finite.
-
     Example:
         >>> maps = torch.tensor([[[[3.0, 1.0], [0.0, 3.0]]]])  # two places are highest
         >>> pointing_game(maps, torch.tensor([[[[True, False], [False, False]]]]))
         tensor([0.5000], dtype=torch.float64)
     """
-    maps = _paired(maps, regions)
+    maps = _check(maps, regions)
     highest = (maps == maps.amax(dim=(1, 2, 3), keepdim=True)).double()
     return (highest * regions).sum(dim=(1, 2, 3)) / highest.sum(dim=(1, 2, 3))
 
@@ -75,8 +61,8 @@ def check_regions(regions: Tensor) -> Tensor:
     return regions
 
 
-def _paired(maps: Tensor, regions: Tensor) -> Tensor:
-    """Return maps (B, 1, H, W) in double precision, if they fit the regions."""
+def _check(maps: Tensor, regions: Tensor) -> Tensor:
+    """Return maps in double precision, if they fit the regions."""
     maps = check_maps("maps", maps).double()
     if maps.shape != check_regions(regions).shape:
         raise InputError("maps", describe(maps), f"the shape of regions, {tuple(regions.shape)}")

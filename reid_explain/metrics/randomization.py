@@ -20,8 +20,9 @@ from torch.utils._pytree import tree_leaves
 from reid_explain.capture import evaluation
 from reid_explain.errors import InputError
 
-UNTRAINED_SCALE = 0.02
+Forward = Callable[[Tensor], Any]
 
+UNTRAINED_SCALE = 0.02
 UNIFORM = (_ConvNd, nn.Linear)
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 PROJECTIONS = ("in_proj_weight", "in_proj_bias", "q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -29,16 +30,11 @@ RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def cascading_randomization(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    forward_func: Callable[[Tensor], Any] | None = None,
-    seed: int = 0,
+    model: nn.Module, images: Tensor, *, forward_func: Forward | None = None, seed: int = 0
 ) -> Generator[str, None, None]:
     """Randomize the layers of ``model`` one after another, from the last that runs to the first.
 
-    At each step ``model`` itself, so that explainers of it need not be built anew, has all layers
-    yielded so far at random and the rest as trained. When the iterator ends, is closed or is
+    Explainers of ``model`` need not be built anew. When the iterator ends, is closed or is
     dropped, every parameter and buffer is what it was; an iterator that is kept in a variable
     belongs in ``contextlib.closing``. The global random state is not touched.
 
@@ -49,36 +45,24 @@ def cascading_randomization(
         seed: for the weights.
 
     Yields:
-        The dotted name of each layer, from ``executed_layers``.
-
-    Raises:
-        InputError: no layer of ``model`` takes part.
+        The dotted name of each layer of ``executed_layers``; ``InputError`` as there.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
         >>> trained = model[0].weight.clone()
         >>> for name in cascading_randomization(model, torch.rand(1, 3, 4, 4)):
-        ...     print(name, bool((model[0].weight == trained).all()))
+        ...     print(name, torch.equal(model[0].weight, trained))
         2 True
         0 False
-        >>> torch.equal(model[0].weight, trained)  # as it was
-        True
     """
     for name, _ in _randomized(model, images, forward_func, seed):
         yield name
 
 
 def independent_randomization(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    forward_func: Callable[[Tensor], Any] | None = None,
-    seed: int = 0,
+    model: nn.Module, images: Tensor, *, forward_func: Forward | None = None, seed: int = 0
 ) -> Generator[str, None, None]:
-    """Randomize one layer of ``model`` at a time, from the last that runs to the first.
-
-    As ``cascading_randomization``, with the same random weights, except that all other layers
-    are as trained at each step.
+    """Randomize one layer of ``model`` at a time, else as ``cascading_randomization``.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
@@ -91,7 +75,7 @@ def independent_randomization(
 
 
 def _randomized(
-    model: nn.Module, images: Tensor, forward_func: Callable[[Tensor], Any] | None, seed: int
+    model: nn.Module, images: Tensor, forward_func: Forward | None, seed: int
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """Yield each layer's name, once it is random, and a function that undoes all steps so far."""
     tensors = (*model.parameters(), *model.buffers())
@@ -127,23 +111,16 @@ class Layer(NamedTuple):
 
 
 def executed_layers(
-    model: nn.Module, images: Tensor, forward_func: Callable[[Tensor], Any] | None = None
+    model: nn.Module, images: Tensor, forward_func: Forward | None = None
 ) -> list[Layer]:
-    """Return the layers of ``model`` in the order in which a forward pass first uses them.
+    """Return the layers of ``model`` in the order in which a pass of images first uses them.
 
     The weight and bias of a convolution, linear or normalization module are one layer, and so
     are the input projections of ``nn.MultiheadAttention`` (``NAME.in_proj``); any other parameter
     is a layer of its own, such as a class token or the exponent of a pooling. What counts is the
     first operation on the parameter, not the call of a module: that places bare parameters, and
     finds modules whose weights are used without a call (``out_proj`` of the same attention).
-
-    Args:
-        model: its modes are left as they were.
-        images: (B, C, H, W), run once, in eval mode.
-        forward_func: runs on them, if not ``model`` itself.
-
-    Raises:
-        InputError: the pass uses no parameter of ``model``.
+    A pass that uses no parameter of ``model`` raises ``InputError``.
     """
     owners: dict[int, Layer] = {}
     for name, module in model.named_modules():
@@ -185,14 +162,14 @@ class _FirstUse(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):  # no shape or dtype
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):  # not a mere shape
             self.order += [i for i in map(id, tree_leaves((args, kwargs))) if i in self.wanted]
         return result
 
 
 @torch.no_grad()
 def reinitialize(layer: Layer, seed: int) -> None:
-    """Give a layer the values of a new one, drawn by a generator of its own.
+    """Give a layer of ``executed_layers`` the values of a new one; its name and a seed decide them.
 
     Convolution and linear: weight and bias uniform within ±1/√fan-in, PyTorch's default.
     Normalization: weight 1, bias 0, running mean 0 and variance 1. Attention projections: Xavier
@@ -200,10 +177,6 @@ def reinitialize(layer: Layer, seed: int) -> None:
     is multiplied by a factor between 1/2 and 2, which keeps its sign; more of them (a class
     token, a position embedding) become normal with mean 0 and their own root mean square, or
     0.02 if they are all 0.
-
-    Args:
-        layer: from ``executed_layers``.
-        seed: with the layer's name it decides the values; device and precision do not.
     """
     generator = torch.Generator().manual_seed(zlib.crc32(layer.name.encode(), seed))
     for own in layer.parameters:

@@ -1,7 +1,7 @@
-"""How alike two maps are, pair by pair.
+"""How alike maps a and b are, both (B, 1, H, W), H and W of at least 3; one value (B,) per pair.
 
 Each map is stretched to [0, 1] first. A constant map scores 1 with another constant map; its
-correlations with any other map are 0.
+correlations with any other map are 0. Maps that do not fit or are not finite raise ``InputError``.
 
 Source: Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018.
 """
@@ -22,22 +22,11 @@ from reid_explain.fills import unit_range
 
 Map = NDArray[np.float64]
 
-SSIM_WINDOW = 7
-HOG_CELL = 16
-HOG_BLOCK = 3
-
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Return the structural similarity (B,) of maps a and b, in [-1, 1].
 
     The window is 7 pixels wide, or the largest odd number that a smaller map allows.
-
-    Args:
-        a: (B, 1, H, W), H and W of at least 3.
-        b: the same shape.
-
-    Raises:
-        InputError: the shapes do not fit or a map is not finite.
 
     Source: Wang et al., Image quality assessment, IEEE TIP 2004, equation 13.
 
@@ -48,7 +37,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     """
 
     def of_pair(a: Map, b: Map) -> float:
-        window = min(SSIM_WINDOW, (min(a.shape) - 1) // 2 * 2 + 1)
+        window = min(7, (min(a.shape) - 1) // 2 * 2 + 1)
         value = structural_similarity(a, b, win_size=window, data_range=1.0)  # type: ignore[no-untyped-call]
         return float(value)
 
@@ -58,7 +47,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 def spearman(a: Tensor, b: Tensor) -> Tensor:
     """Return the rank correlation (B,) of the pixels of maps a and b, in [-1, 1].
 
-    Arguments and errors as of ``ssim``. Equal pixels share their mean rank.
+    Equal pixels share their mean rank.
 
     Example:
         >>> maps = torch.arange(9.0).view(1, 1, 3, 3)
@@ -71,8 +60,8 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
 def hog_similarity(a: Tensor, b: Tensor) -> Tensor:
     """Return the correlation (B,) of the oriented gradients of maps a and b, in [-1, 1].
 
-    Arguments and errors as of ``ssim``. Nine orientations in cells of 16 pixels (fewer where a
-    map has no 3 such cells across), normalized over 3 x 3 cells.
+    Nine orientations in cells of 16 pixels (fewer where a map has no 3 such cells across),
+    normalized over 3 x 3 cells.
 
     Example:
         >>> maps = torch.eye(8)[None, None]
@@ -80,14 +69,12 @@ def hog_similarity(a: Tensor, b: Tensor) -> Tensor:
         tensor([1.], dtype=torch.float64)
     """
 
-    def of_pair(*pair: Map) -> float:
-        cell = min(HOG_CELL, min(pair[0].shape) // HOG_BLOCK)
-        block = (HOG_BLOCK, HOG_BLOCK)
-        return _correlation(
-            *(hog(map_, pixels_per_cell=(cell, cell), cells_per_block=block) for map_ in pair)
-        )
+    def gradients(map_: Map) -> Map:
+        cell = min(16, min(map_.shape) // 3)
+        oriented: Map = hog(map_, pixels_per_cell=(cell, cell), cells_per_block=(3, 3))
+        return oriented
 
-    return _per_pair(of_pair, a, b)
+    return _per_pair(lambda a, b: _correlation(gradients(a), gradients(b)), a, b)
 
 
 def _per_pair(similarity: Callable[[Map, Map], float], a: Tensor, b: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Retrieval under the camera rule: embeddings of records, a prepared gallery, AP and CMC.
+"""Retrieval under the camera rule of Market-1501 (Zheng et al., ICCV 2015).
 
-The protocol of Market-1501 (Zheng et al., ICCV 2015): a match is a gallery image of the query's
-identity from another camera. Gallery images of its identity from its own camera are junk, as is
-every image whose role is junk: they are left out. A distractor matches no query, and counts.
+A match is a gallery image of the query's identity from another camera. Images of its identity
+from its own camera are junk, as are all whose role is junk: they are left out. A distractor
+matches no query, and counts.
 """
 
 from reid_explain.retrieval.embedded import Embedded, embed_records, relevance

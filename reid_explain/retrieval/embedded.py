@@ -1,7 +1,6 @@
 """Embeddings of records, and which of them match."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from tqdm.auto import tqdm
 from reid_explain.datasets.records import Record, RecordDataset, ReIDDataset, Role
 from reid_explain.errors import InputError
 from reid_explain.inputs import InputSpec
-from reid_explain.memory_format import in_fast_format
+from reid_explain.memory_format import autocast, in_fast_format
 
 PERSON, JUNK = Role.PERSON.value, Role.JUNK.value
 
@@ -25,23 +24,12 @@ class _Columns(NamedTuple):
 
 
 class Embedded(_Columns):
-    """Embeddings (N, D) with the identities, cameras and roles of their images.
-
-    Args:
-        embeddings: (N, D).
-        identities: (N,), int64.
-        cameras: (N,), int64.
-        roles: (N,), int64, values of ``Role``; all are persons by default.
-    """
+    """Embeddings (N, D) with identities, cameras and roles (``Role.value``), each (N,) int64."""
 
     __slots__ = ()
 
     def __new__(
-        cls,
-        embeddings: Tensor,
-        identities: Tensor,
-        cameras: Tensor,
-        roles: Tensor | None = None,
+        cls, embeddings: Tensor, identities: Tensor, cameras: Tensor, roles: Tensor | None = None
     ) -> "Embedded":
         """Take the columns; without roles, all are persons."""
         if roles is None:
@@ -51,11 +39,8 @@ class Embedded(_Columns):
     @classmethod
     def of(cls, embeddings: Tensor, records: Sequence[Record]) -> "Embedded":
         """Return embeddings (N, D) with the columns of their N records, on the same device."""
-        device = embeddings.device
-        identities = torch.tensor([record.identity for record in records], device=device)
-        cameras = torch.tensor([record.camera for record in records], device=device)
-        roles = torch.tensor([record.role.value for record in records], device=device)
-        return cls(embeddings, identities, cameras, roles)
+        columns = [(record.identity, record.camera, record.role.value) for record in records]
+        return cls(embeddings, *torch.tensor(columns, device=embeddings.device).unbind(1))
 
     @classmethod
     def concatenated(cls, parts: Sequence["Embedded"]) -> "Embedded":
@@ -72,14 +57,9 @@ class Embedded(_Columns):
 
 
 def relevance(query: Embedded, gallery: Embedded) -> tuple[Tensor, Tensor]:
-    """Return which gallery images match each query, and which are valid: not junk.
+    """Return which of G gallery images match each of Q queries, and which are valid: not junk.
 
-    Args:
-        query: Q rows; the embeddings are not read.
-        gallery: G rows; the embeddings are not read.
-
-    Returns:
-        Two bool tensors (Q, G); what matches is valid.
+    Both are bool (Q, G); what matches is valid. The embeddings are not read.
 
     Example:
         >>> query = Embedded(torch.zeros(1, 2), torch.tensor([7]), torch.tensor([1]))
@@ -105,7 +85,7 @@ def embed_records(
     autocast_dtype: torch.dtype | None = None,
     show_progress: bool = True,
 ) -> Embedded:
-    """Embed ``records`` in batches, with a progress bar.
+    """Embed ``records`` in batches; embeddings are float32 on the CPU.
 
     Args:
         forward_func: images (B, 3, H, W) to embeddings (B, D); a model belongs in eval mode.
@@ -116,10 +96,7 @@ def embed_records(
         workers: processes that load images; 0 loads in this one.
         device: where ``forward_func`` takes its images.
         autocast_dtype: ``torch.bfloat16`` or ``torch.float16`` to embed under ``torch.autocast``.
-        show_progress: show the bar.
-
-    Returns:
-        Float32 embeddings on the CPU with the columns of the records.
+        show_progress: show a progress bar.
 
     Raises:
         InputError: no record, or an image that cannot be read.
@@ -127,16 +104,12 @@ def embed_records(
     if not records:
         raise InputError("records", "none", "at least one record")
     device = torch.device(device)
-    loader = DataLoader(
-        RecordDataset(dataset, records, spec),
-        batch_size,
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-    )
-    precision = torch.autocast(device.type, autocast_dtype) if autocast_dtype else nullcontext()
+    pin = device.type == "cuda"
+    images_of = RecordDataset(dataset, records, spec)
+    loader = DataLoader(images_of, batch_size, num_workers=workers, pin_memory=pin)
     memory_format = None
     rows = []
-    with torch.no_grad(), precision:
+    with torch.no_grad(), autocast(device, autocast_dtype):
         for images, _, _ in tqdm(loader, desc="embed", unit="batch", disable=not show_progress):
             images = images.to(device, non_blocking=True)
             if memory_format is None:

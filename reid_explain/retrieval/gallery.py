@@ -35,12 +35,11 @@ class Group(NamedTuple):
 
 
 class Gallery:
-    """Images to search in.
+    """Images to search in, prepared once.
 
-    Similarities are computed in float64 and compared in steps of 2^-34 of their range, 6e-11.
-    That is far above rounding, which differs with the sizes of blocks and between devices, and
-    far below the precision of float32. Of images at equal distances the first in the gallery is
-    the nearer one, as in a stable sort.
+    Similarities are computed in float64 and compared in steps of 2^-34 of their range, 6e-11:
+    far above rounding, which differs with the sizes of blocks and between devices, and far below
+    the precision of float32. Of images at equal distances the first in the gallery is nearer.
 
     Args:
         embedded: embeddings (G, D) with their columns.
@@ -49,17 +48,14 @@ class Gallery:
         block: gallery images compared at a time, with up to 256 queries: it bounds the memory.
 
     Raises:
-        InputError: shapes disagree, an embedding is not finite or, for cosine, zero.
+        InputError: here and in every method, if shapes disagree or an embedding is not finite
+            or, for cosine, zero.
 
     Example:
         >>> query = Embedded(torch.tensor([[1.0, 0.0]]), torch.tensor([7]), torch.tensor([1]))
-        >>> gallery = Gallery(
-        ...     Embedded(
-        ...         torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0]]),
-        ...         identities=torch.tensor([7, 3, 7, 7]),
-        ...         cameras=torch.tensor([1, 2, 2, 3]),  # the first: the query's own camera, junk
-        ...     )
-        ... )
+        >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0]])
+        >>> identities, cameras = torch.tensor([7, 3, 7, 7]), torch.tensor([1, 2, 2, 3])
+        >>> gallery = Gallery(Embedded(embeddings, identities, cameras))  # the first is junk
         >>> gallery.ranks(query), gallery.nearest(query)  # identity 3 is nearer than both matches
         ([tensor([1, 2])], tensor([[1]]))
     """
@@ -88,17 +84,10 @@ class Gallery:
         self._reach = self._squares.amax().sqrt() if len(self._squares) else self._squares.sum()
 
     def ranks(self, query: Embedded) -> list[Tensor]:
-        """Return for each query the ranks of its matches among the valid gallery images.
+        """Return how many valid images are nearer than each match, for queries (Q, D).
 
-        Args:
-            query: embeddings (Q, D) with their columns.
-
-        Returns:
-            One ascending int64 tensor per query, on the gallery's device: the number of valid
-            images nearer than each match, 0 for the nearest; empty for a query without a match.
-
-        Raises:
-            InputError: shapes disagree, an embedding is not finite or, for cosine, zero.
+        It is one ascending int64 tensor per query, on the gallery's device; 0 is the nearest
+        image, and a query without a match has none.
         """
         query = self._prepared(query)
         found: dict[int, Tensor] = {}
@@ -111,20 +100,8 @@ class Gallery:
     def match_similarity(self, query: Embedded) -> Tensor:
         """Return each query's mean cosine with its matches, (Q,) float64; NaN without a match.
 
-        FAM's sum over the matches in place of the mean gives the same AS Drop: their number
-        cancels. The cosine with a zero embedding is 0.
-
-        Raises:
-            InputError: as ``ranks``.
-
-        Source: FAM, equation 15.
-
-        Example:
-            >>> query = Embedded(torch.tensor([[1.0, 0.0]]), torch.tensor([7]), torch.tensor([1]))
-            >>> embeddings = torch.tensor([[3.0, 0.0], [0.0, 2.0]])
-            >>> gallery = Embedded(embeddings, torch.tensor([7, 7]), torch.tensor([2, 3]))
-            >>> Gallery(gallery).match_similarity(query)  # cosines 1 and 0
-            tensor([0.5000], dtype=torch.float64)
+        FAM's equation 15 has the sum in place of the mean: the number of matches cancels in AS
+        Drop. The cosine with a zero embedding is 0.
         """
         query = self._prepared(query)
         means = torch.empty_like(query.embeddings[:, 0])
@@ -136,23 +113,14 @@ class Gallery:
         return means
 
     def scores(self, query: Embedded, interpolation: str = "standard") -> RetrievalScores:
-        """Return mean cosine with the matches and average precision of each query.
-
-        Args:
-            query: embeddings (Q, D) with their columns.
-            interpolation: as ``average_precision`` takes it.
-
-        Raises:
-            InputError: as ``ranks``, or another interpolation.
-        """
+        """Return what ``match_similarity`` and ``average_precision`` say of each query."""
         precision = average_precision(self.ranks(query), interpolation)
         return RetrievalScores(self.match_similarity(query), precision)
 
     def nearest(self, query: Embedded, k: int = 1) -> Tensor:
         """Return the indices (Q, k) of the gallery images nearest to each query, junk left out.
 
-        Raises:
-            InputError: as ``ranks``, or fewer than k images are valid for a query.
+        Fewer than k valid images for a query raise ``InputError``.
         """
         query = self._prepared(query)
         rows = []
@@ -214,9 +182,9 @@ class Gallery:
 
     def _directions(self, embeddings: Tensor) -> Tensor:
         """Return float64 embeddings (N, D), for cosine at unit length."""
-        if self.metric == "euclidean":
-            return embeddings.double()
-        return torch.cat([unit(part.double()) for part in torch.split(embeddings, self.block)])
+        parts = torch.split(embeddings.detach(), self.block)
+        double = (part.double() for part in parts)
+        return torch.cat([unit(part) if self.metric == "cosine" else part for part in double])
 
     def _check(self, argument: str, embedded: Embedded) -> None:
         """Raise unless shapes agree and embeddings are finite and, for cosine, not zero."""
@@ -240,15 +208,10 @@ def _sorted(keys: Tensor) -> Tensor:
 
 
 def ranks_by_distance(distances: Tensor, query: Embedded, gallery: Embedded) -> list[Tensor]:
-    """Return what ``Gallery.ranks`` returns, for distances that are no function of embeddings.
+    """Return what ``Gallery.ranks`` returns, from distances (Q, G) of any kind.
 
-    Args:
-        distances: (Q, G); of equal ones the first in the gallery is the nearer.
-        query: Q rows; the embeddings are not read.
-        gallery: G rows; the embeddings are not read.
-
-    Raises:
-        InputError: shapes disagree.
+    Of equal distances the first in the gallery is nearer; the embeddings are not read. Shapes
+    that disagree raise ``InputError``.
     """
     shape = (len(query.identities), len(gallery.identities))
     if tuple(distances.shape) != shape:

@@ -1,4 +1,4 @@
-"""AP, CMC and mAP from the ranks of the matches."""
+"""AP, CMC and mAP from ranks: of each query, the ascending ranks of its matches, from 0."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,14 +28,7 @@ def average_precision(ranks: Sequence[Tensor], interpolation: str = "standard") 
     With r_i the rank (from 0) of match i (from 0) of n:
     ``"standard"`` is the mean of (i+1)/(r_i+1), the precision at each match (torchreid,
     fast-reid); ``"trapezoid"`` the mean of ½[i/r_i + (i+1)/(r_i+1)], i/r_i = 1 at r_i = 0, the
-    area of the original Market-1501 script.
-
-    Args:
-        ranks: ascending ranks of each query's matches, from ``Gallery.ranks``.
-        interpolation: ``"standard"`` or ``"trapezoid"``.
-
-    Raises:
-        InputError: another interpolation.
+    area of the original Market-1501 script. Another ``interpolation`` raises ``InputError``.
 
     Example:
         >>> average_precision([torch.tensor([0, 3]), torch.tensor([], dtype=torch.int64)])
@@ -53,17 +46,10 @@ def average_precision(ranks: Sequence[Tensor], interpolation: str = "standard") 
 
 
 def cumulative_matches(ranks: Sequence[Tensor], at: Sequence[int] = (1, 5, 10)) -> Tensor:
-    """Return whether a match is among the first k, for each query and k of ``at``.
+    """Return whether a match is among the first k, for each query and k of ``at``, from 1.
 
-    Args:
-        ranks: ascending ranks of each query's matches, from ``Gallery.ranks``.
-        at: the values of k, from 1.
-
-    Returns:
-        (Q, len(at)) float64 of 0 and 1; NaN for a query without a match.
-
-    Raises:
-        InputError: a k below 1.
+    It is (Q, len(at)) float64 of 0 and 1; NaN for a query without a match. A k below 1 raises
+    ``InputError``.
 
     Example:
         >>> cumulative_matches([torch.tensor([0, 3]), torch.tensor([2])], at=(1, 5))
@@ -81,10 +67,7 @@ def cumulative_matches(ranks: Sequence[Tensor], at: Sequence[int] = (1, 5, 10)) 
 def summarize(
     ranks: Sequence[Tensor], at: Sequence[int] = (1, 5, 10), interpolation: str = "standard"
 ) -> RetrievalSummary:
-    """Return mAP and CMC, in percent, over the queries that have a match.
-
-    Raises:
-        InputError: no query has a match.
+    """Return mAP and CMC, in percent; ``InputError`` if no query has a match.
 
     Example:
         >>> summarize([torch.tensor([0, 3]), torch.tensor([3])], at=(1, 5))
@@ -94,10 +77,6 @@ def summarize(
     excluded = int(precision.isnan().sum())
     if excluded == len(ranks):
         raise InputError("ranks", f"{excluded} queries without a match", "a query with a match")
-    cmc = 100 * cumulative_matches(ranks, at).nanmean(0)
-    return RetrievalSummary(
-        mean_ap=100 * float(precision.nanmean()),
-        cmc=dict(zip(at, cmc.tolist(), strict=True)),
-        queries=len(ranks),
-        excluded=excluded,
-    )
+    cmc = (100 * cumulative_matches(ranks, at).nanmean(0)).tolist()
+    mean_ap = 100 * float(precision.nanmean())
+    return RetrievalSummary(mean_ap, dict(zip(at, cmc, strict=True)), len(ranks), excluded)
