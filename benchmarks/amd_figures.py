@@ -15,7 +15,7 @@ from reid_explain.datasets.images import denormalize, to_tensor
 from reid_explain.datasets.records import Record, ReIDDataset
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.explainers.layout import upsample
-from reid_explain.metrics.localisation import area, energy_inside
+from reid_explain.metrics.localization import area, energy_inside
 from reid_explain.visualization import (
     attribute_maps_figure,
     attribute_pair_figure,

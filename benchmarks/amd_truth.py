@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from reid_explain.amd.interpreter import AMDInterpreter
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.datasets.synthetic.attributes import toggle
-from reid_explain.metrics.localisation import area, energy_inside
+from reid_explain.metrics.localization import area, energy_inside
 
 SMALLEST = 64
 """Pixels that have to change, and that a mask has to have, for a pair to count."""

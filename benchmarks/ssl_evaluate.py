@@ -26,7 +26,7 @@ from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.explainers.layout import upsample
 from reid_explain.inputs import InputSpec
 from reid_explain.metrics.embedding import Embedded
-from reid_explain.metrics.localisation import area, energy_inside, pointing_game
+from reid_explain.metrics.localization import area, energy_inside, pointing_game
 from reid_explain.metrics.retrieval import match_ranks, summarize
 from reid_explain.models.pretrained import load_trained
 from reid_explain.training.images import cached_pixels

@@ -12,7 +12,7 @@ from methods import CONTROLS
 from numpy.typing import ArrayLike
 
 import reid_explain
-from reid_explain.metrics.intervals import bootstrap_mean
+from reid_explain.statistics import bootstrap_mean
 
 
 def layout(lines: Sequence[Sequence[str]]) -> str:

@@ -23,7 +23,7 @@ from reid_explain import GradFAM, InputError
 from reid_explain.datasets import SyntheticReID
 from reid_explain.datasets.images import normalize, to_tensor
 from reid_explain.inputs import InputSpec
-from reid_explain.metrics.localisation import energy_inside
+from reid_explain.metrics.localization import energy_inside
 from reid_explain.models import build_model, load_trained
 from reid_explain.training import loop
 from reid_explain.training.images import TrainingImages

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reid_explain.checks import check_choice, check_finite, check_nonzero, described
+from reid_explain.checks import check_choice, check_finite, check_nonzero, describe
 from reid_explain.errors import InputError
 from reid_explain.retrieval.embedded import JUNK, Embedded, relevance
 from reid_explain.retrieval.scores import average_precision
@@ -215,7 +215,7 @@ def ranks_by_distance(distances: Tensor, query: Embedded, gallery: Embedded) -> 
     """
     shape = (len(query.identities), len(gallery.identities))
     if tuple(distances.shape) != shape:
-        raise InputError("distances", described(distances), f"one for each pair, {shape}")
+        raise InputError("distances", describe(distances), f"one for each pair, {shape}")
     ranks = []
     for number, row in enumerate(distances):
         match, valid = relevance(query.rows(slice(number, number + 1)), gallery)
