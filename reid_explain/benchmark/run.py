@@ -9,15 +9,13 @@ import os
 import time
 import uuid
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import pandas as pd
 from safetensors import SafetensorError
-from torch import distributed
 
 from reid_explain.errors import InputError
 
@@ -27,30 +25,24 @@ COLUMNS = ("task", "case", "identity", "method", "metric", "value")
 
 
 class Group(NamedTuple):
-    """The processes of a run, as torchrun or accelerate launch start them: which one this is."""
+    """Which process of a run this is, of how many: as torchrun and accelerate launch say.
+
+    The processes share a folder and nothing else: one that is killed disturbs no other.
+    """
 
     rank: int = 0
     size: int = 1
 
-    def wait(self) -> None:
-        """Wait until every process has come this far."""
-        if self.size > 1:
-            distributed.barrier()
+    @classmethod
+    def here(cls) -> "Group":
+        """Return the group of this process."""
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
-@contextmanager
-def process_group() -> Iterator[Group]:
-    """Yield the group of this process, one that a launcher or the caller has started."""
-    started = distributed.is_initialized()
-    launched = "WORLD_SIZE" in os.environ and not started
-    if launched:
-        distributed.init_process_group("gloo", timeout=timedelta(days=7))
-    try:
-        several = launched or started
-        yield Group(distributed.get_rank(), distributed.get_world_size()) if several else Group()
-    finally:
-        if launched:
-            distributed.destroy_process_group()
+def wait_until(ready: Callable[[], bool]) -> None:
+    """Wait for what another process does."""
+    while not ready():
+        time.sleep(0.1)
 
 
 class Row(NamedTuple):
@@ -76,12 +68,17 @@ class Rows:
         self.identities: dict[str, int] = {}
         self.values: dict[tuple[str, str], dict[str, float]] = {}
         self._shard: BinaryIO | None = None
+        self._read: dict[Path, int] = {}
         self.read()
 
     def read(self) -> None:
-        """Read every shard; of values with equal names, those of the later start are kept."""
+        """Read what shards have more; of values with equal names, those of the later are kept."""
         for path in sorted(self.folder.glob("rows-*.jsonl")) if self.folder else ():
-            for line in path.read_bytes().split(b"\n"):
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                whole = file.read().rpartition(b"\n")
+                self._read[path] = file.tell() - len(whole[2])
+            for line in whole[0].split(b"\n"):
                 checksum, _, text = line.partition(b" ")
                 if checksum == _checksum(text):
                     self._keep(Row(*json.loads(text)))
@@ -134,15 +131,18 @@ def by_method(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def claim(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
-    """Make ``folder`` the output of a run with these ``settings``.
+def claim(folder: Path, settings: Mapping[str, Any], *, resume: bool, rank: int = 0) -> None:
+    """Make ``folder`` the output of a run with these ``settings``; the first process does it.
 
     Raises:
         InputError: If the folder holds anything but a run with the same settings, or holds that
             and ``resume`` is not set.
     """
     path, text = folder / SETTINGS, json.dumps(settings, indent=1) + "\n"
-    if not path.is_file():
+    if rank > 0:
+        wait_until(path.is_file)
+        resume = True
+    elif not path.is_file():
         if folder.is_dir() and any(file.suffix != ".partial" for file in folder.iterdir()):
             raise InputError("output", f"{folder} with other files in it", "an empty folder")
         with named_errors(folder):

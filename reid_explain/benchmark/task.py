@@ -35,7 +35,7 @@ from reid_explain.benchmark.run import (
     atomic,
     by_method,
     claim,
-    process_group,
+    wait_until,
     write_json,
 )
 from reid_explain.benchmark.target import Target
@@ -143,7 +143,7 @@ class Bench:
         if self.group.rank == 0 and not path.is_file():
             with atomic(path) as partial:
                 save_file(embed()._asdict(), partial)
-        self.group.wait()
+        wait_until(path.is_file)
         return Embedded(**load_file(path))
 
 
@@ -217,29 +217,26 @@ class Task(ABC):
             InputError: If anything does not fit, or ``output`` is of another run.
             OSError: If a file cannot be written, with its name.
         """
-        with process_group() as group, evaluation(target.model, target.layer):
+        with evaluation(target.model, target.layer):
             dataset = dataset or open_dataset(SYNTHETIC)
-            bench = Bench(target, dataset, group, named=bool(methods))
+            bench = Bench(target, dataset, group := Group.here(), named=bool(methods))
             self._choose(bench, methods)
             cases = self.cases(bench)
             columns = {name: self.columns(bench, name) for name in bench.methods}
             if output is not None:
-                if group.rank == 0:
-                    claim(Path(output), self.settings(bench), resume=resume)
-                group.wait()
+                again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+                settings = self.settings(bench)
+                claim(Path(output), settings, resume=resume or again, rank=group.rank)
                 bench.rows = Rows(Path(output), group.rank)
             elif group.size > 1:
                 raise InputError("output", f"none for {group.size} processes", "a folder of all")
             self._work(bench, cases, columns)
-            group.wait()
-            bench.rows.read()
             frame = bench.rows.frame(self.name, [case.name for case in cases], [*bench.methods])
             if group.rank == 0 and (show or output is not None):
                 report = self.report(bench, cases, frame)
                 self._write(bench, report, frame)
                 if show:
                     print(report.tables)
-            group.wait()
         return frame
 
     def settings(self, bench: Bench) -> dict[str, Any]:
@@ -280,7 +277,7 @@ class Task(ABC):
     def _work(
         self, bench: Bench, cases: Sequence[Case], columns: Mapping[str, Sequence[str]]
     ) -> None:
-        """Measure what this process has of the cases, unless it has been measured."""
+        """Measure this process's share of the cases, unless it is there; wait for the others."""
         rank, size = bench.group
         for case in tqdm(cases[rank::size], desc=self.name, unit="case", disable=rank > 0):
             bench.current = None
@@ -288,6 +285,13 @@ class Task(ABC):
                 if not bench.rows.has(case.name, name, columns[name]):
                     values = self.measure(bench, case, name)
                     bench.rows.add(Row(case.name, case.identity, name, values))
+
+        def complete() -> bool:
+            bench.rows.read()
+            keys = ((case.name, name) for case in cases for name in bench.methods)
+            return all(bench.rows.has(*key, columns[key[1]]) for key in keys)
+
+        wait_until(complete)
 
     def _write(self, bench: Bench, report: Report, frame: pd.DataFrame) -> None:
         """Write a report into the folder of the run, if it has one."""
