@@ -2,6 +2,7 @@
 
 import pickle
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load, save
 
 from reid_explain import InputError
 from reid_explain.datasets.records import Record, Role
@@ -318,6 +320,13 @@ class Colors:
         from PIL import Image
 
         return Image.new("RGB", (5, 9), (record.identity, 0, 0))
+
+
+def test_columns_of_records_can_be_written_to_a_file():
+    records = [Record(Path("a"), 3, 1), Record(Path("b"), 4, 2)]
+    embedded = Embedded.of(torch.ones(2, 5), records)
+    loaded = Embedded(**load(save(embedded._asdict())))
+    assert all(torch.equal(a, b) for a, b in zip(embedded, loaded, strict=True))
 
 
 def test_embed_records_keeps_the_order_in_any_batch(capsys):

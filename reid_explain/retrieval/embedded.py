@@ -40,7 +40,8 @@ class Embedded(_Columns):
     def of(cls, embeddings: Tensor, records: Sequence[Record]) -> "Embedded":
         """Return embeddings (N, D) with the columns of their N records, on the same device."""
         columns = [(record.identity, record.camera, record.role.value) for record in records]
-        return cls(embeddings, *torch.tensor(columns, device=embeddings.device).unbind(1))
+        table = torch.tensor(columns, device=embeddings.device)
+        return cls(embeddings, *(column.clone() for column in table.unbind(1)))  # Files want own.
 
     @classmethod
     def concatenated(cls, parts: Sequence["Embedded"]) -> "Embedded":
