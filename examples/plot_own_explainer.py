@@ -117,12 +117,11 @@ print(f"lead over GradFAM {mean:.1f} points, 95 % interval [{low:.1f}, {high:.1f
 # %%
 # Into the benchmarks
 # -------------------
-# One entry of ``METHODS`` in ``benchmarks/methods.py``, and all benchmarks know it by its name::
-#
-#     "HiResFAM": Method(HiResFAM),
+# Every benchmark takes a class by its module and name, without another edit.
 #
 # .. code-block:: console
 #
-#    $ python benchmarks/faithfulness.py --layer backbone.layer3 --methods HiResFAM GradFAM
+#    $ python benchmarks/faithfulness.py --layer backbone.layer3 \
+#          --methods plot_own_explainer:HiResFAM GradFAM
 
 plt.show()
