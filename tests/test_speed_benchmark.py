@@ -1,152 +1,175 @@
-"""The speed benchmark: it runs, goes on where it stopped, and times the same thing in every way."""
+"""The speed benchmark: what is counted, timed and compared, and in which order."""
 
-import json
+from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
-from nets import HeadNet, images
+from _script import run as run_script
+from tiny_world import TinyWorld, tiny_target
 
-from reid_explain import ScoreFAM
-from reid_explain.explainers.landmarks import weighted_sum
+from reid_explain import InputError, ScoreFAM
+from reid_explain.benchmark import Speed, speed, stopwatch
+from reid_explain.benchmark.run import by_method
+from reid_explain.benchmark.speed import PEERS, Peer, agreement, bare_passes, measured
+from reid_explain.benchmark.task import Case
+from reid_explain.benchmark.versions import compare_versions
+from reid_explain.memory_format import images_per_forward
 
-pytest.importorskip("pytorch_grad_cam", reason="the peer is an extra of the benchmarks")
-import speed
-from run_folder import Rows
-from speed_agreement import agreement, grouped, shortcuts
-from speed_groupings import GROUPINGS, clustered
-from speed_report import error, with_ratios
-from speed_subjects import Network, Showing
-from speed_time import TIME, PeakMemory, Way, activation_of, floor, take_turns
-
-X = images(1, (32, 16), dtype=torch.float32)
 CPU = torch.device("cpu")
 
 
-def network() -> Network:
-    return Network(HeadNet(12).float().eval(), "relu")
+class TenPasses:
+    """An explainer of a user's own."""
+
+    def __init__(self, forward_func, layer):
+        self.forward_func = forward_func
+
+    def attribute(self, inputs):
+        with torch.no_grad():
+            for _ in range(5):
+                self.forward_func(inputs.expand(2, -1, -1, -1))
+        return inputs.mean(dim=1, keepdim=True)
 
 
-def test_quick_run_and_resume(tmp_path, capsys, monkeypatch):
-    output = tmp_path / "speed"
-    speed.main(["--quick", "--output", str(output)])
-    first = capsys.readouterr().out
-    for words in (
-        "peer",
-        "floor",
-        "exact bfloat16",
-        "GradFAM",
-        "difference",
-        "64 landmarks, kriging",
-    ):
-        assert words in first
-    results = json.loads((output / "results.json").read_text())
-    assert results["settings"]["quick"]
-    assert (output / "speed.png").stat().st_size > 1000
-    errors = results["errors"]["synthetic"]
-    assert errors["64 landmarks, kriging"]["max_abs"] <= 0.02
-    assert abs(errors["64 clusters bfloat16"]["ap_drop"]["mean"]) < 5
-    lines = (output / "time.csv").read_text().splitlines(keepends=True)
-    (output / "time.csv").write_text("".join(lines[:-1]))
-    speed.main(["--quick", "--output", str(output), "--resume"])
-    assert capsys.readouterr().out.count("\n") == first.count("\n")
-    again = (output / "time.csv").read_text().splitlines(keepends=True)
-    assert again[:-1] == lines[:-1]
-    assert len(again) == len(lines)
-
-
-def test_the_floor_passes_as_many_images_as_there_are_masks():
-    seen = []
-    floor(lambda batch: seen.append(len(batch)), images(1, (256, 128)), 37)()
-    assert sum(seen) == 37
-    assert max(seen) == 16
-
-
-def test_shown_maps_are_what_is_explained():
-    net = network()
-    activation = activation_of(net, X)
-    shown = Showing(net.model, activation).eval()
-    torch.testing.assert_close(
-        ScoreFAM(shown, "shown").attribute(X), ScoreFAM(net.model, "relu").attribute(X)
-    )
-    with torch.no_grad():
-        assert torch.equal(shown(X), net.model(X))
-
-
-def test_the_shortcuts_are_score_fam_with_these_settings():
-    net = network()
-    activation = activation_of(net, X)
-    exact, scores = ScoreFAM(net.model, "relu").attribute(
-        X, interpolate_mode=None, return_scores=True
-    )
-    guess = GROUPINGS["landmarks, kriging"](net, X, activation, scores, 5)
-    expected = ScoreFAM(net.model, "relu", max_scored_channels=5).attribute(
-        X, interpolate_mode=None
-    )
-    torch.testing.assert_close(weighted_sum(guess, activation).relu(), expected)
-    for grouping in GROUPINGS.values():
-        whole = grouping(net, X, activation, scores, 12)
-        torch.testing.assert_close(whole, scores, atol=1e-5, rtol=1e-4)
-    found = {
-        way: (map_, count) for way, map_, count in (*grouped(net, X, scores), *shortcuts(net, X))
-    }
-    assert found["16 clusters bfloat16"][1] == 12
-    assert agreement(exact, found["64 landmarks, kriging"][0])["max_abs"] < 1e-4
-
-
-def test_k_means_of_points_in_two_heaps():
-    points = torch.tensor([[0.0], [0.2], [5.0], [5.2], [5.4]])
-    centres, member = clustered(points, torch.tensor([1.0, 3.0, 1.0, 1.0, 1.0]), 2)
-    torch.testing.assert_close(centres[member][:, 0], torch.tensor([0.15, 0.15, 5.2, 5.2, 5.2]))
-
-
-def test_ways_take_turns_and_the_first_does_not_count(tmp_path):
+def test_every_method_is_measured_in_turns(tmp_path, capsys):
     order = []
-    ways = {name: Way(lambda name=name: order.append(name), masks=2) for name in "ab"}
-    rows = Rows(
-        tmp_path / "t.csv",
-        ("part", "network", "setting", "way", "turn"),
-        TIME,
+
+    class Told(Speed):
+        def measure(self, bench, case, method):
+            order.append((case.name, method))
+            return super().measure(bench, case, method)
+
+    methods = ["ScoreFAM", "ScoreFAM 64 channels", "GradFAM", TenPasses]
+    names = [*methods[:3], "TenPasses"]
+    frame = Told(images=2).run(
+        tiny_target(), TinyWorld(), methods=methods, output=tmp_path, show=True
     )
-    take_turns(rows, ("p", "n", "s"), ways, 2, CPU)
-    assert order == list("ababab")
-    take_turns(rows, ("p", "n", "s"), ways, 3, CPU)
-    assert order == list("ababab") + list("abab")
+    cases = [f"{identity}_c1.png" for identity in (1, 2, 3)]
+    assert order == [(case, name) for case in cases for name in names]
+    tables = by_method(frame)
+    assert tables["TenPasses"]["forwards"].tolist() == [10] * 3
+    assert tables["GradFAM"]["forwards"].tolist() == [1] * 3
+    assert (tables["ScoreFAM"]["forwards"] <= 8 + 2).all()  # Eight channels, image and baseline.
+    assert (tables["ScoreFAM"]["max_abs"] == 0).all()
+    assert (tables["ScoreFAM 64 channels"]["max_abs"] < 0.02).all()
+    assert tables["GradFAM"]["max_abs"].isna().all()
+    assert (frame[frame["metric"] == "bare_seconds"]["value"] > 0).all()
+    text = capsys.readouterr().out
+    assert all(name in text for name in names)
+    assert "÷ bare passes" in text
 
 
 def test_ratios_by_hand():
-    """The peer passes all 200 channels, of which 100 are live; the others know what they skip."""
-
-    def way(seconds, masks, whole, peak):
-        return {"seconds": seconds, "images": 1, "masks": masks, "whole": whole, "peak_mib": peak}
-
-    ways = {
-        "peer": way(8.0, 4, 200, 9.0),
-        "floor": way(4.0, 4, 100, 5.0),
-        "exact float32": way(5.0, 5, 102, 6.0),
-        "16 clusters float32": way(10.0, 18, 18, 6.0),
-    }
-    group = {"part": "time", "network": "n", "setting": "100 live of 200", "ways": ways}
-    found = with_ratios(group)["ways"]
-    assert found["exact float32"]["whole_seconds"] == 102
-    assert found["exact float32"]["speed_up"] == pytest.approx(400 / 102)
-    assert found["exact float32"]["to_floor"] == 1.02
-    assert found["exact float32"]["extra_mib"] == 1
-    assert found["16 clusters float32"]["speed_up"] == 40
-
-
-def test_errors_by_hand():
+    """The first image does not count; ratios are within a turn."""
+    seconds = {"ScoreFAM": (9.0, 4.0, 8.0), "GradFAM": (9.0, 1.0, 4.0)}
     rows = [
-        {"max_abs": 0.1, "spearman": 0.9, "forwards": 4, "as_drop": 1.0, "ap_drop": float("nan")},
-        {"max_abs": 0.3, "spearman": 1.0, "forwards": 8, "as_drop": -2.0, "ap_drop": float("nan")},
+        ("speed", case, 1, method, metric, value)
+        for method, values in seconds.items()
+        for case, value in zip("abc", values, strict=True)
+        for metric, value in (("seconds", value), ("bare_seconds", 2.0), ("max_abs", value / 10))
     ]
-    found = error(rows)
-    assert (found["max_abs"], found["spearman"], found["forwards"]) == (0.3, 0.9, 6)
-    assert (found["as_drop"]["mean"], found["ap_drop"]) == (-0.5, None)
+    columns = ["task", "case", "identity", "method", "metric", "value"]
+    bench = SimpleNamespace(target=SimpleNamespace(label="tiny", device=CPU))
+    cases = [Case(name, 1) for name in "abc"]
+    task = Speed(images=2)
+    shown = {"÷": ("to_bare", "median"), "max-abs": ("max_abs", "most")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "SHOWN", shown)
+        report = task.report(bench, cases, pd.DataFrame(rows, columns=columns))
+    found = report.results["methods"]["GradFAM"]
+    assert found["to_bare"] == {"median": 1.25, "least": 0.5, "most": 2.0}
+    assert found["speed_up"] == {"median": 3.0, "least": 2.0, "most": 4.0}
+    assert report.results["methods"]["ScoreFAM"]["speed_up"]["most"] == 1
+    assert "GradFAM" in report.tables
+    assert "0.8" in report.tables
+
+
+def test_bare_passes_are_as_many_in_the_same_batches():
+    target, seen = tiny_target(), []
+    target.model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    image = torch.randn(1, 3, 256, 128)
+    assert bare_passes(target, image, 1) == sum(seen) == 1
+    seen.clear()
+    assert bare_passes(target, image, 37) == sum(seen) == 32
+    assert max(seen) == images_per_forward(image) == 16
+    seen.clear()
+    assert bare_passes(target, image, 2048) == sum(seen) == speed.TIMED
 
 
 def test_peak_memory_sees_what_is_given_back():
-    before = PeakMemory(CPU)
-    torch.ones(64 * 2**20, dtype=torch.uint8)
-    extra = before.extra() / 2**20
-    if extra == extra:
-        assert 60 < extra < 90
+    _, seconds, mib = measured(lambda: torch.ones(64 * 2**20, dtype=torch.uint8).any(), CPU)
+    assert seconds > 0
+    if mib == mib:
+        assert 60 < mib < 90
+
+
+def test_agreement_by_hand():
+    exact = torch.tensor([[[[0.0, 1.0], [2.0, 4.0]]]])
+    assert agreement(exact, 3 * exact + 1) == (0, pytest.approx(1))
+    assert agreement(exact, exact.flip(3).flip(2)) == (1, pytest.approx(-1))
+
+
+def test_parts_choose_the_methods():
+    def chosen(*parts):
+        task = Speed(parts=parts)
+        return {name for name, method in task.known().items() if task.runs(method)}
+
+    assert {"ScoreFAM", "ScoreFAM bfloat16", "ScoreCAM"} <= chosen("exact")
+    assert chosen("sampled") == set(speed.SAMPLED)
+    assert {"GradFAM", "GradRAM", "CGRAM"} <= chosen("gradient")
+    assert {"ExtremalFAM"} <= chosen("descent")
+    assert all("ScoreCAM" in name for name in chosen("peers"))
+    every = chosen(*speed.PARTS)
+    assert not {"Random", "Centre", "ActivationMean"} & every
+
+
+def test_unknown_parts_are_refused(capsys):
+    with pytest.raises(InputError, match="parts: got 'nope'"):
+        Speed(parts=("nope",)).run(tiny_target(), TinyWorld())
+    with pytest.raises(InputError, match="images: got 0"):
+        Speed(images=0).run(tiny_target(), TinyWorld())
+
+
+def test_help_and_wrong_parts_need_no_extra(monkeypatch, capsys):
+    for name in PEERS:
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    for arguments, code in ((["--help"], 0), (["--parts", "nope"], 2)):
+        monkeypatch.setattr("sys.argv", ["speed.py", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            run_script("speed", "Speed")
+        assert caught.value.code == code
+    assert not [name for name in Speed().known() if name.endswith(" ScoreCAM")]
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_explain_the_same_image(name):
+    pytest.importorskip(name, reason="a peer of the benchmarks extra")
+    method = Speed().known()[f"{name} ScoreCAM"]
+    frame = Speed(images=1).run(tiny_target(), TinyWorld(), methods=[method.name])
+    assert (by_method(frame)[method.name]["forwards"] >= 8).all()
+    assert issubclass(PEERS[name], Peer)
+
+
+def test_settings_of_score_fam_are_what_their_names_say():
+    known = Speed().known()
+    assert known["ScoreFAM 32 channels"].explainer.keywords == {
+        "autocast_dtype": torch.bfloat16,
+        "max_scored_channels": 32,
+    }
+    assert known["ScoreFAM bfloat16"].explainer.func is ScoreFAM
+
+
+def test_another_version_has_to_be_there(tmp_path):
+    with pytest.raises(InputError, match="against: got .*, expected a folder with the package"):
+        Speed(against=tmp_path).run(tiny_target())
+
+
+@pytest.mark.slow
+def test_a_version_is_as_fast_as_itself(monkeypatch, capsys):
+    monkeypatch.setattr(stopwatch, "EXPLAINERS", ("GradFAM", "CGRAM"))
+    frame = compare_versions(Path(speed.__file__).parents[2], turns=2)
+    assert list(frame.index) == ["extra MiB", "GradFAM", "CGRAM"]
+    assert (frame["ratio"] > 0).all()
+    assert (frame.loc["GradFAM":, "here"] < 10).all()

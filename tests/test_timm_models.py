@@ -7,7 +7,6 @@ import sys
 import pytest
 import timm
 import torch
-import train_target
 from command_line import benchmark_parser
 from nets import images
 from PIL import Image
@@ -25,6 +24,7 @@ from reid_explain import (
     InputSpec,
     ScoreFAM,
 )
+from reid_explain.benchmark.train_target import TargetTraining
 from reid_explain.capture import capture, find_layer
 from reid_explain.models import build_model, load_trained, save_trained
 from reid_explain.models.pooling import GlobalAveragePool
@@ -346,17 +346,10 @@ def test_command_lines_take_names_of_timm(capsys):
     parser = benchmark_parser("Explain.", methods=["GradFAM"])
     assert parser.parse_args([]).model == "synthetic"
     assert parser.parse_args(["--model", "timm/hrnet_w30"]).model == "timm/hrnet_w30"
-    for parse, option in ((parser.parse_args, "--model"), (train_arguments, "--backbone")):
-        for wrong, said in (("timm/hrnet_w31", "such as 'hrnet_w32'"), ("bott", "or timm/NAME")):
-            with pytest.raises(SystemExit):
-                parse([option, wrong])
-            assert said in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        train_arguments(["--backbone", "synthetic"])
-
-
-def train_arguments(arguments):
-    return train_target.parse_arguments(["--output", "run", *arguments])
+    for wrong, said in (("timm/hrnet_w31", "such as 'hrnet_w32'"), ("bott", "or timm/NAME")):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--model", wrong])
+        assert said in capsys.readouterr().err
 
 
 # Training and files
@@ -382,16 +375,19 @@ def test_which_networks_have_a_fixed_size():
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_train_target(name, small_files, tmp_path):
-    run = "--identities 2 --instances 2 --epochs 1 --images-per-epoch 8 --workers 0"
-    where = ["--dataset", "market1501", "--root", str(small_files / "market")]
     output = tmp_path / "run"
-    train_target.main(
-        [
-            *where,
-            *run.split(),
-            *f"--image-size 64 32 --backbone timm/{name} --output {output}".split(),
-        ]
-    )
+    TargetTraining(
+        dataset="market1501",
+        root=small_files / "market",
+        output=output,
+        backbone=f"timm/{name}",
+        image_size=(64, 32),
+        identities=2,
+        instances=2,
+        epochs=1,
+        images_per_epoch=8,
+        workers=0,
+    ).run()
     card = json.loads((output / "model.json").read_text())
     sized = {"img_size": [64, 32]} if name == "test_vit" else {}
     assert card["architecture"] == {"name": f"timm/{name}", "num_classes": 2, **sized}
@@ -402,7 +398,7 @@ def test_train_target(name, small_files, tmp_path):
 
 def test_byol_learns_from_the_pooled_map():
     pytest.importorskip("lightly", reason="BYOL's heads and loss are lightly's")
-    from ssl_byol import BYOL
+    from reid_explain.training.byol import BYOL
 
     torch.manual_seed(0)
     model = made("test_convnext").train()

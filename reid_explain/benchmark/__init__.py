@@ -21,6 +21,7 @@ from reid_explain.benchmark.faithfulness import Faithfulness
 from reid_explain.benchmark.localization import Localization
 from reid_explain.benchmark.metrics import METRICS, Metric
 from reid_explain.benchmark.sanity import Sanity
+from reid_explain.benchmark.speed import Speed
 from reid_explain.benchmark.target import Target
 from reid_explain.benchmark.task import Task
 
@@ -31,6 +32,7 @@ __all__ = [
     "Localization",
     "Metric",
     "Sanity",
+    "Speed",
     "Target",
     "Task",
 ]

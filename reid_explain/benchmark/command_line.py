@@ -15,6 +15,7 @@ from reid_explain.benchmark.target import Precision, Target
 from reid_explain.benchmark.task import Task
 from reid_explain.datasets.registry import SYNTHETIC, open_dataset
 from reid_explain.errors import InputError
+from reid_explain.models.build import build_model
 from reid_explain.models.checkpoints import open_checkpoint
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pretrained import load_pretrained, load_trained
@@ -49,15 +50,15 @@ class TargetOptions:
         """The name of the model in tables: of a file without a name, that of the file."""
         return self.weights.name if self.weights and self.model == SHIPPED else self.model
 
-    def open(self) -> Target:
-        """Return the model with its weights, in eval mode, on the device.
+    def open(self, *, untrained: bool = False) -> Target:
+        """Return the model with its weights, or with none, in eval mode, on the device.
 
         Raises:
             InputError: If there are no weights or they do not fit, the model has no such layer,
                 or the device is not there.
         """
         device = open_device(self.device)
-        model = open_model(self.model, self.weights).eval().to(device)
+        model = open_model(self.model, self.weights, untrained=untrained).eval().to(device)
         model.to(memory_format=torch.channels_last)
         spec = model.input_spec
         if self.image_size is not None:
@@ -95,7 +96,7 @@ def main(task: type[Task], arguments: Sequence[str] | None = None) -> None:
     folder = "_".join([task.name, *parts]).replace("/", "-").replace(":", "-")
     with one_line_errors(script):
         options.task.run(
-            target.open(),
+            target.open(untrained=task.untrained),
             open_dataset(run.dataset, run.root),
             methods=[name for names in run.methods for name in names.split(",") if name],
             output=run.output or Path("outputs", folder),
@@ -135,15 +136,17 @@ def open_device(name: str) -> torch.device:
         raise InputError("device", came, "a device that is here") from error
 
 
-def open_model(name: str, weights: Path | None) -> EmbeddingNet:
+def open_model(name: str, weights: Path | None, *, untrained: bool = False) -> EmbeddingNet:
     """Return a network with its weights; which one, a file says where ``name`` is ``SHIPPED``.
 
     Raises:
-        InputError: If a network other than the shipped one has no weights, they do not fit, or
+        InputError: If a network that may not be ``untrained`` has no weights, they do not fit, or
             they are of no network that can be told from them.
     """
     if weights is None and name == SHIPPED:
         return load_pretrained(name)
+    if weights is None and untrained:
+        return build_model(name)
     if weights is None:
         raise InputError("weights", "nothing", f"a checkpoint of {name}")
     if weights.suffix == ".json":

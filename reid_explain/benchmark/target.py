@@ -1,6 +1,7 @@
 """The model that a benchmark explains."""
 
 import zlib
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from reid_explain.capture import evaluation, find_layer
 from reid_explain.errors import InputError
 from reid_explain.explainers.layout import as_map
 from reid_explain.inputs import InputSpec
+from reid_explain.memory_format import autocast
 
 BATCH_SIZE = 64
 Precision = Literal["float32", "bfloat16"]
@@ -132,9 +134,8 @@ class Target:
             "precision": self.precision,
         }
 
-    def _autocast(self) -> torch.autocast:
-        mixed = self.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return autocast(self.device, torch.bfloat16 if self.precision == "bfloat16" else None)
 
 
 class _LayerReached(Exception):  # noqa: N818

@@ -158,6 +158,8 @@ class Task(ABC):
     seed: int = 0
 
     name: ClassVar[str]
+    untrained: ClassVar[bool] = False
+    """Whether a network without weights will do."""
     free: ClassVar[tuple[str, ...]] = ("metrics",)
     """Settings that may differ between a run and its continuation."""
 

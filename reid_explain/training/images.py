@@ -52,7 +52,7 @@ class TrainingImages(Dataset[tuple[Tensor, Label]]):
         image, label = self.load(draw)
         key = np.random.SeedSequence((self.seed, draw.epoch, draw.position))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
+            torch.default_generator.manual_seed(int(key.generate_state(1, np.uint64)[0]))
             return self.augment(image), label
 
     def load(self, draw: Draw) -> tuple[Tensor, Label]:

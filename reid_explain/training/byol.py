@@ -1,10 +1,10 @@
-"""BYOL on any backbone: an online network that predicts what its moving average makes.
+"""BYOL on any backbone: the training step without labels.
 
 Source: Grill et al., Bootstrap Your Own Latent, NeurIPS 2020, section 3.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
-from typing import cast
 
 import torch
 from lightly.loss import NegativeCosineSimilarity
@@ -14,62 +14,45 @@ from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor, nn
 
 from reid_explain.models.network import EmbeddingNet
+from reid_explain.models.pooled import PooledMap
 
 PROJECTION = 256
-
-
-class Representation(nn.Module):
-    """The pooled map (B, C) of a network: what BYOL learns, and what is explained.
-
-    A neck after it belongs to other ways of training: it gets no gradient and stays as it was.
-    """
-
-    def __init__(self, model: EmbeddingNet) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the pooled maps of images (B, 3, H, W)."""
-        return self.model.pool(self.model.features(images))
 
 
 class BYOL(nn.Module):
     """The training step: two views of each image to the loss of the online network.
 
-    The target network follows before each step but the first, by θ' ← m θ' + (1 − m) θ, where m
-    goes from ``momentum`` to 1 along a cosine over ``steps``. The count of steps is a buffer: with
-    the state of this module an interrupted run goes on as if it had not been interrupted.
+    The target network follows before each step but the first, θ' ← m θ' + (1 − m) θ, where m goes
+    from ``momentum`` to 1 along a cosine over ``steps``. The count of steps is a buffer: an
+    interrupted run continues exactly.
 
     Args:
-        model: the network to train; its ``pool(features(images))`` is the representation.
-        steps: optimiser steps of the whole run.
+        model: network to train; its pooled map is the representation.
+        steps: optimizer steps of the whole run.
         momentum: m at the start.
         hidden: width of the hidden layers of projector and predictor.
     """
+
+    step: Tensor
 
     def __init__(self, model: EmbeddingNet, steps: int, momentum: float, hidden: int) -> None:
         super().__init__()
         self.steps = steps
         self.momentum = momentum
         self.online = nn.Sequential(
-            Representation(model), BYOLProjectionHead(model.channels, hidden, PROJECTION)
+            PooledMap(model), BYOLProjectionHead(model.channels, hidden, PROJECTION)
         )
         self.predictor = BYOLPredictionHead(PROJECTION, hidden, PROJECTION)
         self.target = deepcopy(self.online).requires_grad_(False)
         self.loss = NegativeCosineSimilarity()
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
-    @property
-    def model(self) -> EmbeddingNet:
-        """The online network without its heads."""
-        return cast(Representation, self.online[0]).model
-
     def forward(self, views: Tensor, images: Tensor) -> dict[str, Tensor]:
-        """Return the loss, in [-1, 1], of both views each predicting the other's target.
+        """Return the loss, in [-1, 1], of each view predicting the other's target.
 
         Args:
-            views: (2B, 3, H, W), the first views and then the second ones.
-            images: (B,) which images these are; not needed.
+            views: (2B, 3, H, W), all first views before all second ones.
+            images: (B,) indices of the images, not used.
         """
         self._follow()
         pairs = views.chunk(2)
@@ -89,3 +72,9 @@ class BYOL(nn.Module):
             momentum = cosine_schedule(step - 1, self.steps, self.momentum, 1.0)
             update_momentum(self.online, self.target, momentum)
         self.step += 1
+
+
+def view_by_view(drawn: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """Return B pairs of views (2, 3, H, W) as one batch (2B, 3, H, W), all first views first."""
+    pairs, images = zip(*drawn, strict=True)
+    return torch.stack(pairs, dim=1).flatten(0, 1), torch.tensor(images)
