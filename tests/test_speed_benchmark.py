@@ -11,6 +11,7 @@ from tiny_world import TinyWorld, tiny_target
 
 from reid_explain import InputError, ScoreFAM
 from reid_explain.benchmark import Speed, speed, stopwatch
+from reid_explain.benchmark.command_line import TargetOptions
 from reid_explain.benchmark.run import by_method
 from reid_explain.benchmark.speed import PEERS, Peer, agreement, bare_passes, measured
 from reid_explain.benchmark.task import Case
@@ -125,7 +126,14 @@ def test_parts_choose_the_methods():
     assert not {"Random", "Centre", "ActivationMean"} & every
 
 
-def test_unknown_parts_are_refused(capsys):
+def test_what_a_pass_costs_needs_no_weights():
+    assert Speed.untrained
+    assert TargetOptions(model="osnet_x0_25").open(untrained=True).label == "osnet_x0_25"
+    with pytest.raises(InputError, match="weights: got nothing"):
+        TargetOptions(model="osnet_x0_25").open()
+
+
+def test_unknown_parts_are_refused():
     with pytest.raises(InputError, match="parts: got 'nope'"):
         Speed(parts=("nope",)).run(tiny_target(), TinyWorld())
     with pytest.raises(InputError, match="images: got 0"):

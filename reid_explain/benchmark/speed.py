@@ -138,6 +138,7 @@ class Speed(Task):
     against: Path | None = None
 
     name: ClassVar[str] = "speed"
+    untrained: ClassVar[bool] = True
 
     def run(self, target: Target, *arguments: Any, **options: Any) -> pd.DataFrame:
         """Measure methods on a target, or this version against another one."""

@@ -58,18 +58,14 @@ def explanations() -> dict[str, Callable[[], object]]:
     return {name: ready(name) for name in EXPLAINERS}
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Return how long a call takes."""
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
-
-
 def main() -> None:
     """Answer until standard input ends."""
-    for line in sys.stdin:
-        name = line.strip()
-        print(memory() if name == "memory" else seconds(explanations()[name]), flush=True)
+    for name in map(str.strip, sys.stdin):
+        run = memory if name == "memory" else explanations()[name]
+        started = time.perf_counter()
+        result = run()
+        seconds = time.perf_counter() - started
+        print(result if name == "memory" else seconds, flush=True)
 
 
 if __name__ == "__main__":

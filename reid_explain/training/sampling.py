@@ -22,8 +22,7 @@ class Draw(NamedTuple):
 class SharedBatches(Sampler[list[Draw]]):
     """Batches of an epoch, of which each of several processes takes an equal part.
 
-    A subclass gives ``_draw_epoch`` as a function of ``seed`` and ``epoch`` (set it before each
-    pass) and of nothing else.
+    ``_draw_epoch`` of a subclass depends on ``seed`` and ``epoch`` (set before each pass) alone.
 
     Args:
         images: images per epoch, rounded down to whole batches.
