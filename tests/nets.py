@@ -1,9 +1,12 @@
 """Models small enough to work out by hand."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
-from reid_explain.models import ReIDNet, build_model
+from reid_explain.inputs import InputSpec
+from reid_explain.models import ReIDNet, build_model, save_trained
 
 
 def images(batch: int = 2, size: tuple[int, int] = (12, 8), seed: int = 0, **kwargs) -> Tensor:
@@ -69,3 +72,11 @@ def small_reid_net() -> ReIDNet:
                 nn.init.normal_(values)
     nn.init.normal_(model.classifier.weight)
     return model
+
+
+def small_card(folder: Path) -> Path:
+    """Save the network for small images in ``folder``; return its card."""
+    model = small_reid_net()
+    model.input_spec = InputSpec((64, 32))
+    save_trained(model, folder / "model.json", SMALL)
+    return folder / "model.json"

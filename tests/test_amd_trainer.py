@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 from reid_explain import InputError
 from reid_explain.amd import AMDInterpreter, AMDLoss, Decomposed, pair_labels, trainer
 from reid_explain.amd.recipe import Recipe
-from reid_explain.amd.trainer import pair_terms, split_records, train_interpreter
+from reid_explain.amd.trainer import pair_terms, train_interpreter, training_parts
 from reid_explain.datasets.attributes import record_labels
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.inputs import InputSpec
 from reid_explain.models.reid import ReIDNet
 from reid_explain.training.loop import TrainingLoop
 
+pytestmark = pytest.mark.slow
 SPEC = InputSpec(size=(64, 32))
 RECIPE = Recipe(
     epochs=3,
@@ -211,11 +212,12 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_training(target, world, tmp_
 
 def test_the_validation_loss_is_the_loss_of_the_held_out_people(target, world, tmp_path):
     recipe = Recipe(**{**RECIPE.__dict__, "epochs": 1, "validation_identities": 3})
-    records, held_out = split_records(world, recipe)
-    people = [{record.identity for record in part} for part in (records, held_out)]
+    parts = training_parts(untrained(target, world), world, recipe)
+    records = [part.records for part in parts]
+    people = [{record.identity for record in part} for part in records]
     assert len(people[1]) == 3
     assert not people[0] & people[1]
-    assert len(records) + len(held_out) == len(world.train)
+    assert sum(map(len, records)) == len(world.train)
     log = train(target, world, tmp_path, recipe)[1]
     assert 0 < log[0]["validation_loss"] < 20
 

@@ -5,7 +5,6 @@ extra) train it; ``evaluate`` says how faithful it is. Chen et al., ICCV 2021.
 """
 
 from reid_explain.amd.evaluation import DecomposedRecords as DecomposedRecords
-from reid_explain.amd.evaluation import Evaluation as Evaluation
 from reid_explain.amd.evaluation import decompose_records as decompose_records
 from reid_explain.amd.evaluation import evaluate as evaluate
 from reid_explain.amd.interpreter import AMDInterpreter as AMDInterpreter

@@ -17,12 +17,12 @@ def embed(model: Any, features: Tensor) -> Tensor:
 def attribute_features(model: Any, features: Tensor, maps: Tensor) -> Tensor:
     r"""Return the attribute-guided features f^k = head(pool(F ∘ A^k)), (B, M, D).
 
-    A pool with ``masked`` (every model of this package has one) gives all M pooled vectors by
-    one matrix product; the (B, M, C, h, w) products are never made. Any other model embeds
+    With ``pool.masked`` and ``neck``, as every model of this package has them, all M are pooled
+    by one matrix product; the (B, M, C, h, w) products are never made. Any other model embeds
     F ∘ A^k attribute by attribute. Source: AMD (Chen et al., ICCV 2021), equation 1.
 
     Args:
-        model: with ``embed``, or with ``pool.masked`` and ``neck``.
+        model: with the seam of ``AMDInterpreter``.
         features: the model's maps F, (B, C, h, w).
         maps: the attribute maps A, (B, M, h, w).
     """
@@ -54,11 +54,8 @@ def attribute_distances(query: Tensor, gallery: Tensor) -> Tensor:
 
 
 def all_distances(query: Tensor, gallery: Tensor) -> Tensor:
-    """Return the distances (..., Q, G) of all rows (..., Q, D) to all rows (..., G, D).
-
-    Computed from differences, not from inner products: attribute-guided features lie close
-    together, and inner products would cancel their distances.
-    """
+    """Return the distances (..., Q, G) of all rows (..., Q, D) to all rows (..., G, D)."""
+    # Inner products would cancel the distances of features that lie close together.
     distances: Tensor = torch.cdist(query, gallery, compute_mode="donot_use_mm_for_euclid_dist")
     return distances
 

@@ -17,10 +17,17 @@ from reid_explain.datasets.attributes import record_labels
 from reid_explain.datasets.records import Record, RecordDataset, ReIDDataset, Role
 from reid_explain.errors import InputError
 from reid_explain.metrics.attributes import disagreement, random_precision, ranked_precision
-from reid_explain.retrieval import Embedded, RetrievalSummary, ranks_by_distance, summarize
-from reid_explain.statistics import Interval, bootstrap_ratio
+from reid_explain.retrieval import (
+    Embedded,
+    average_precision,
+    cumulative_matches,
+    ranks_by_distance,
+    summarize,
+)
+from reid_explain.statistics import Interval, bootstrap_mean, bootstrap_ratio
 
-QUERY_BLOCK = 256
+COMPARED = 2**23
+"""Attribute distances compared at a time, which bounds the memory."""
 
 
 class DecomposedRecords(NamedTuple):
@@ -41,10 +48,6 @@ class DecomposedRecords(NamedTuple):
         """Return the records that ``index`` (indices, bool or a slice) picks."""
         return DecomposedRecords(self.embedded.rows(index), *(part[index] for part in self[1:]))
 
-    def without_parts(self) -> "DecomposedRecords":
-        """Return the records without their attribute-guided features, which fill the memory."""
-        return self._replace(parts=self.parts.new_empty(len(self.parts), 0, 0))
-
     @classmethod
     def joined(cls, name: str, blocks: Iterable["DecomposedRecords"]) -> "DecomposedRecords":
         """Return all blocks in one; ``name`` is the argument that holds them."""
@@ -63,7 +66,7 @@ def decompose_records(
     workers: int = 0,
     description: str = "decompose",
 ) -> Iterator[DecomposedRecords]:
-    """Decompose ``records`` in blocks of at most ``batch_size``, on the CPU, with a progress bar.
+    """Decompose ``records`` in blocks, on the CPU, with a progress bar.
 
     Args:
         interpreter: a trained ``AMDInterpreter``.
@@ -90,57 +93,20 @@ def decompose_records(
         yield DecomposedRecords(embedded, parts.cpu(), labels[rows], predicted)
 
 
-class AttributeRanking(NamedTuple):
-    """X-mAP in percent with its interval, and its two floors."""
-
-    interpreter: Interval
-    fixed_order: float
-    random_order: float
-
-
-class Evaluation(NamedTuple):
-    """The results of the paper's tables 1 to 3, and the floors beside them.
-
-    ``adre``: average distance reconstruction error, percent;
-    ``bias``: mean of (d̂ - d) / d, percent: the part of that error that all pairs share;
-    ``exclusive``, ``common``: X-mAP_e and X-mAP_c;
-    ``pairs``: number of pairs that the X-mAP average;
-    ``accuracy``: balanced accuracy of the predicted attributes, (M,), percent, NaN where the
-    test identities do not have both labels;
-    ``identities``: of the queries, (Q,);
-    ``ranks``: of each query's matches, by what ranks the gallery: ``"target"`` d,
-    ``"reconstructed"`` d̂, ``"reweighted"`` equation 12 with predicted exclusive attributes,
-    ``"oracle"`` equation 12 with those of the labels of the test identities;
-    ``retrieval``: CMC and mAP of each of these.
-    """
-
-    adre: Interval
-    bias: Interval
-    exclusive: AttributeRanking
-    common: AttributeRanking
-    pairs: int
-    accuracy: Tensor
-    identities: Tensor
-    ranks: dict[str, list[Tensor]]
-    retrieval: dict[str, RetrievalSummary]
-
-
 def evaluate(
     query: Iterable[DecomposedRecords],
     gallery: Iterable[DecomposedRecords],
     frequencies: Tensor,
     *,
     gamma: float = 1.0,
-) -> Evaluation:
-    """Compare query and gallery images with all attribute distances of every pair.
+) -> dict[str, Any]:
+    """Compare every query with every gallery image by all attribute distances.
 
     The average distance reconstruction error is the mean of ``|d - d̂| / d`` over all pairs with
     d > 0. The X-mAP are means over the pairs of different identities that differ in an attribute;
     distractors have no labels and stay out of them. Intervals are bootstrapped over the
-    identities of the queries, sums and numbers of pairs together.
-
-    Memory: the attribute-guided features of all queries twice, those of one gallery block, and
-    four float32 numbers per pair.
+    identities of the queries, sums and numbers of pairs together. Memory: the features f^k of
+    all queries twice, those of one gallery block, and four float32 numbers per pair.
 
     Args:
         query: blocks of the query images.
@@ -149,107 +115,120 @@ def evaluate(
             fixed order.
         gamma: weight of the largest exclusive distance in equation 12, 1 in the paper.
 
+    Returns:
+        Plain data in percent, None where undefined, means with their intervals:
+
+        - ``ADRE``, and ``bias``, the mean of (d̂ - d) / d: the part that all pairs share;
+        - ``X-mAP_e``, ``X-mAP_c``: of the ``interpreter``, and the floors ``fixed_order`` and
+          ``random_order``; ``pairs``: the number of pairs that they average;
+        - ``retrieval``: CMC and mAP by what ranks the gallery: ``target`` d, ``reconstructed`` d̂,
+          ``reweighted`` equation 12 with predicted exclusive attributes, ``oracle`` with true
+          ones; ``gain`` over the target, and ``per_query``;
+        - ``balanced_accuracy`` of the predicted attributes, M numbers.
+
     Raises:
         InputError: no image, or no query with a match.
 
     Source: AMD (Chen et al., ICCV 2021), section 4.3 and equation 12.
     """
     queries = DecomposedRecords.joined("query", query)
-    features = queries.parts.transpose(0, 1)
-    center = features.mean(dim=1, keepdim=True)
-    features, queries = features - center, queries.without_parts()
-    means = PairMeans(queries.embedded.identities)
-    columns, known = [], []
+    center = queries.parts.mean(dim=0)
+    queries = queries._replace(parts=queries.parts - center)
+    step = max(1, COMPARED // queries.parts[..., 0].numel())
+    kept: list[Tensor] = []
+    known, sums, counts = [], *torch.zeros(2, 4, 1, dtype=torch.float64)
     for block in gallery:
         block = block.rows(block.embedded.roles != Role.JUNK.value)
-        known.append(block.without_parts())
-        parts = block.parts.transpose(0, 1) - center
-        compared = []
-        for start in range(0, len(queries.labels), QUERY_BLOCK):
-            rows = slice(start, start + QUERY_BLOCK)
-            pairs = compare(queries.rows(rows), features[:, rows], known[-1], parts)
-            means.add(rows, pairs)
-            compared.append(pairs[:4])
-        columns.append([torch.cat(part) for part in zip(*compared, strict=True)])
-    images = DecomposedRecords.joined("gallery", known)
-    d, reconstructed, predicted, oracle = (torch.cat(p, 1) for p in zip(*columns, strict=True))
-    distances = {"target": d, "reconstructed": reconstructed}
-    distances |= {"reweighted": d + gamma * predicted, "oracle": d + gamma * oracle}
-    ranks = {
-        name: ranks_by_distance(values, queries.embedded, images.embedded)
-        for name, values in distances.items()
-    }
-    exclusive, common = floors(queries, images, disagreement(frequencies))
-    both = DecomposedRecords.joined("query", [queries, images])
-    return Evaluation(
-        adre=means.of("error"),
-        bias=means.of("bias"),
-        exclusive=AttributeRanking(means.of("exclusive"), *exclusive),
-        common=AttributeRanking(means.of("common"), *common),
-        pairs=int(means.counts["exclusive"].sum()),
-        accuracy=balanced_accuracy(both.predicted, both.labels),
-        identities=queries.embedded.identities,
-        ranks=ranks,
-        retrieval={name: summarize(rows) for name, rows in ranks.items()},
+        block = block._replace(parts=block.parts - center)
+        for start in range(0, len(block.labels), step):
+            images = block.rows(slice(start, start + step))
+            distances, scores = compare(queries, images)
+            kept.append(distances)
+            sums = sums + scores.double().nansum(2).cpu()
+            counts = counts + (~scores.isnan()).sum(2).cpu()
+            known.append(images._replace(parts=images.parts.new_empty(len(images.parts), 0, 0)))
+    images, people = DecomposedRecords.joined("gallery", known), queries.embedded.identities
+    adre, bias, exclusive, common = (
+        interval(bootstrap_ratio(100 * row, count, people)) if count.any() else None
+        for row, count in zip(sums, counts, strict=True)
     )
+    floors_e, floors_c = floors(queries, images, disagreement(frequencies))
+    labels = ((one.predicted, one.labels) for one in (queries, images))
+    return {
+        **retrieval_results(queries, images, torch.cat(kept, dim=2), gamma),
+        "ADRE": adre,
+        "bias": bias,
+        "X-mAP_e": {"interpreter": exclusive, **floors_e},
+        "X-mAP_c": {"interpreter": common, **floors_c},
+        "pairs": int(counts[2].sum()),
+        "balanced_accuracy": numbers(balanced_accuracy(*map(torch.cat, zip(*labels, strict=True)))),
+    }
 
 
-class Pairs(NamedTuple):
-    """Every query with every image of a block, (Q, G) each; NaN where undefined.
+def retrieval_results(
+    queries: DecomposedRecords, images: DecomposedRecords, distances: Tensor, gamma: float
+) -> dict[str, Any]:
+    """Return CMC and mAP by what ranks the gallery, from the distances (4, Q, G) of ``compare``."""
+    d, reconstructed, predicted, oracle = distances
+    ways = {"target": d, "reconstructed": reconstructed}
+    ways |= {"reweighted": d + gamma * predicted, "oracle": d + gamma * oracle}
+    found = {w: ranks_by_distance(v, queries.embedded, images.embedded) for w, v in ways.items()}
+    summaries = {way: summarize(ranks) for way, ranks in found.items()}
+    per_query = {
+        way: {
+            "rank1": 100 * cumulative_matches(ranks, (1,))[:, 0],
+            "mAP": 100 * average_precision(ranks),
+        }
+        for way, ranks in found.items()
+    }
+    matched = ~per_query["target"]["mAP"].isnan()
+    people = queries.embedded.identities[matched]
 
-    d, d̂, the largest d^e over predicted and over true exclusive attributes; |d - d̂| / d and
-    (d̂ - d) / d; the AP of the exclusive and of the common attributes.
+    def gain(way: str, name: str) -> dict[str, Any]:
+        difference = per_query[way][name] - per_query["target"][name]
+        return interval(bootstrap_mean(difference[matched], people))
+
+    return {
+        "retrieval": {
+            way: {**{f"rank{k}": rate for k, rate in part.cmc.items()}, "mAP": part.mean_ap}
+            for way, part in summaries.items()
+        },
+        "gain": {w: {k: gain(w, k) for k in ("rank1", "mAP")} for w in ways if w != "target"},
+        "per_query": {w: {k: numbers(v) for k, v in part.items()} for w, part in per_query.items()},
+    }
+
+
+def interval(found: Interval) -> dict[str, Any]:
+    """Return a mean with its interval as plain data."""
+    return {"mean": found.mean, "interval": [found.low, found.high]}
+
+
+def numbers(values: Tensor) -> list[float | None]:
+    """Return values (n,) as plain data, None in place of NaN."""
+    return [None if value != value else value for value in values.tolist()]
+
+
+def compare(queries: DecomposedRecords, images: DecomposedRecords) -> tuple[Tensor, Tensor]:
+    """Compare every query with every image; their f^k are centered.
+
+    Returns:
+        Distances (4, Q, G): d, d̂, the largest d^e over predicted and over true exclusive
+        attributes; and scores (4, Q, G), NaN where undefined: |d - d̂| / d and (d̂ - d) / d, the
+        AP of the exclusive and of the common attributes.
     """
-
-    distance: Tensor
-    reconstructed: Tensor
-    predicted: Tensor
-    oracle: Tensor
-    error: Tensor
-    bias: Tensor
-    exclusive: Tensor
-    common: Tensor
-
-
-def compare(
-    query: DecomposedRecords, query_parts: Tensor, gallery: DecomposedRecords, parts: Tensor
-) -> Pairs:
-    """Compare queries with gallery images, whose centered f^k are (M, Q, D) and (M, G, D)."""
     # From differences: of one image twice it is exactly 0, and the error has no meaning.
-    distance = all_distances(query.embedded.embeddings, gallery.embedded.embeddings)
-    each = product_distances(query_parts, parts).permute(1, 2, 0)
+    distance = all_distances(queries.embedded.embeddings, images.embedded.embeddings)
+    parts = (one.parts.transpose(0, 1) for one in (queries, images))
+    each = product_distances(*parts).permute(1, 2, 0)
     reconstructed = each.sum(2)
     bias = ((reconstructed - distance) / distance).masked_fill(distance == 0, torch.nan)
-    predicted = pair_labels(query.predicted[:, None], gallery.predicted[None])
-    labels = pair_labels(query.labels[:, None], gallery.labels[None])
+    predicted = pair_labels(queries.predicted[:, None], images.predicted[None])
+    labels = pair_labels(queries.labels[:, None], images.labels[None])
     largest = [largest_exclusive(each, part) for part in (predicted, labels)]
-    same = query.embedded.identities[:, None] == gallery.embedded.identities
+    same = queries.embedded.identities[:, None] == images.embedded.identities
     precision = [part.masked_fill(same, torch.nan) for part in pair_precision(each, labels)]
-    return Pairs._make([distance, reconstructed, *largest, bias.abs(), bias, *precision])
-
-
-class PairMeans:
-    """Means over pairs, from the sums and numbers of each query; ``identities`` are theirs."""
-
-    def __init__(self, identities: Tensor) -> None:
-        self.identities = identities
-        zeros = torch.zeros(len(identities), dtype=torch.float64)
-        self.sums = {name: zeros.clone() for name in Pairs._fields[4:]}
-        self.counts = {name: zeros.clone() for name in self.sums}
-
-    def add(self, rows: slice, pairs: Pairs) -> None:
-        """Add the pairs of the queries of ``rows``."""
-        for name in self.sums:
-            values = getattr(pairs, name)
-            self.sums[name][rows] += values.double().nansum(1).cpu()
-            self.counts[name][rows] += (~values.isnan()).sum(1).cpu()
-
-    def of(self, name: str) -> Interval:
-        """Return the mean over all pairs in percent, its interval over the identities."""
-        sums, counts = self.sums[name], self.counts[name]
-        if not counts.any():
-            return Interval(torch.nan, torch.nan, torch.nan)
-        return bootstrap_ratio(100 * sums, counts, self.identities)
+    distances = torch.stack([distance, reconstructed, *largest])
+    return distances, torch.stack([bias.abs(), bias, *precision])
 
 
 def product_distances(query: Tensor, gallery: Tensor) -> Tensor:
@@ -277,9 +256,12 @@ def pair_precision(scores: Tensor, labels: PairLabels) -> tuple[Tensor, Tensor]:
 
 def floors(
     queries: DecomposedRecords, images: DecomposedRecords, order: Tensor
-) -> Iterator[tuple[float, float]]:
+) -> Iterator[dict[str, float | None]]:
     """Return X-mAP_e and X-mAP_c, in percent, each of one fixed order and of a random order."""
-    (query, query_counts), (gallery, gallery_counts) = map(people, (queries, images))
+    people = (torch.column_stack([r.embedded.identities, r.labels]) for r in (queries, images))
+    (query, query_counts), (gallery, gallery_counts) = (
+        torch.unique(rows, dim=0, return_counts=True) for rows in people
+    )
     labels = pair_labels(query[:, None, 1:], gallery[None, :, 1:])
     known = labels.exclusive | labels.common
     fixed = pair_precision(order.to(known.device).expand(known.shape), labels)
@@ -287,18 +269,12 @@ def floors(
     random = (random_precision(part, known).masked_fill(undefined, torch.nan) for part in labels)
     weights = query_counts[:, None] * gallery_counts * (query[:, :1] != gallery[:, 0])
 
-    def mean(values: Tensor) -> float:
+    def mean(values: Tensor) -> float | None:
         weight = weights.masked_fill(values.isnan(), 0).double()
-        return float(100 * (values.nan_to_num() * weight).sum() / weight.sum())
+        return numbers(100 * (values.nan_to_num() * weight).sum()[None] / weight.sum())[0]
 
-    return zip(map(mean, fixed), map(mean, random), strict=True)
-
-
-def people(records: DecomposedRecords) -> tuple[Tensor, Tensor]:
-    """Return identity and labels of each person, (N, 1 + M), and the number of images, (N,)."""
-    rows = torch.cat([records.embedded.identities[:, None], records.labels], dim=1)
-    distinct: tuple[Tensor, Tensor] = torch.unique(rows, dim=0, return_counts=True)
-    return distinct
+    means = zip(map(mean, fixed), map(mean, random), strict=True)
+    return ({"fixed_order": one, "random_order": other} for one, other in means)
 
 
 def balanced_accuracy(predicted: Tensor, labels: Tensor) -> Tensor:

@@ -52,18 +52,15 @@ class PairExplanation(NamedTuple):
 class AMDInterpreter(base.Explainer):
     """Explains the distance of two images as a sum over attributes: which, how much, where.
 
-    The first stages of a trained model, the target, are shared with it, its last ones are copied
-    and trained with a new head that gives one map A^k per attribute. An untrained interpreter
-    explains nothing; ``load``, ``from_pretrained`` or ``benchmarks/amd.py train`` give a trained
-    one. The model is left as it is; ``network`` is what is trained, a module on the model's
-    device and of its dtype.
+    It shares the first stages of a trained model, copies the last ones and trains them with a
+    new head that gives one map A^k per attribute. An untrained interpreter explains nothing;
+    ``load``, ``from_pretrained`` or ``benchmarks/amd.py train`` give a trained one. The model is
+    left as it is; ``network`` is what is trained, on the model's device and of its dtype.
 
     Args:
         model: The embedding model: ``features(x)`` gives its last map F, (B, C, h, w),
             ``embed(F)`` the embedding, (B, D), by which it retrieves with the Euclidean
-            distance; a model that retrieves with the cosine normalizes in ``embed``. With
-            ``pool.masked`` and ``neck`` as the models of this package have them, all attributes
-            are pooled at once.
+            distance; a model that retrieves with the cosine normalizes in ``embed``.
         attributes: The M names.
         stages: Dotted names of the model's last stages, which run one after the other and give
             F; ``model.trainable_stages`` by default.
@@ -76,18 +73,14 @@ class AMDInterpreter(base.Explainer):
 
     Example:
         >>> import torch
-        >>> from reid_explain import AMDInterpreter
-        >>> from reid_explain.inputs import InputSpec
+        >>> from reid_explain import AMDInterpreter, InputSpec
         >>> from reid_explain.models import build_model
         >>> model = build_model("resnet18", width=0.125).eval()
-        >>> names = ("hat", "bag", "hair")
-        >>> interpreter = AMDInterpreter(model, names, spec=InputSpec(size=(64, 32)))
+        >>> interpreter = AMDInterpreter(model, ("hat", "bag"), spec=InputSpec(size=(64, 32)))
         >>> query, gallery = torch.rand(2, 1, 3, 64, 32)
         >>> explanation = interpreter.explain(query, gallery)
         >>> explanation.query_maps.shape, explanation.contributions.shape
-        (torch.Size([1, 3, 64, 32]), torch.Size([1, 3]))
-        >>> torch.allclose(explanation.contributions.sum(1), torch.ones(1))
-        True
+        (torch.Size([1, 2, 64, 32]), torch.Size([1, 2]))
         >>> interpreter.attribute(query, references=gallery).shape
         torch.Size([1, 1, 64, 32])
     """
@@ -142,17 +135,14 @@ class AMDInterpreter(base.Explainer):
             Maps (B, 1, H, W), positive, without a fixed scale.
 
         Raises:
-            InputError: An argument does not fit, there are neither references nor an attribute,
-                or the interpreter does not have the attribute.
+            InputError: An argument does not fit, or there are neither references nor attribute.
         """
         images, args = self._begin(inputs, additional_forward_args, interpolate_mode)
         if attribute is None:
             references = base.only_tensor("references", references)
-            query, gallery = self._pair(
-                images, args, references, reference_forward_args, "references"
-            )
-            shares = contributions(attribute_distances(query.parts, gallery.parts))
-            maps = (shares[..., None, None] * query.maps).sum(dim=1, keepdim=True)
+            pair = self._pair(images, args, references, reference_forward_args, "references")
+            shares = contributions(attribute_distances(*(side.parts for side in pair)))
+            maps = (shares[..., None, None] * pair[0].maps).sum(dim=1, keepdim=True)
         else:
             k = self.index(attribute)
             maps = self.decompose(images, *args).maps[:, k : k + 1]
@@ -172,9 +162,9 @@ class AMDInterpreter(base.Explainer):
         Args:
             query: Images (B, 3, H, W), as the model takes them.
             gallery: Images (N, 3, H', W'), paired as ``references`` of :meth:`attribute`.
-            additional_forward_args: As in :meth:`attribute`.
-            interpolate_mode: As in :meth:`attribute`, for the maps of both sides.
-            reference_forward_args: As in :meth:`attribute`.
+            additional_forward_args: As of :meth:`attribute`.
+            interpolate_mode: As of :meth:`attribute`, for both sides.
+            reference_forward_args: As of :meth:`attribute`.
 
         Raises:
             InputError: Images that are no finite batch, or pairs that do not match up.
@@ -182,23 +172,21 @@ class AMDInterpreter(base.Explainer):
         check_choice("interpolate_mode", interpolate_mode, base.INTERPOLATE_MODES)
         query, args = check_images("query", query), base.as_args(additional_forward_args)
         first, second = self._pair(query, args, gallery, reference_forward_args, "gallery")
-        distances = attribute_distances(first.parts, second.parts)
-        query_maps, gallery_maps = first.maps, second.maps
-        if interpolate_mode is not None:
-            query_maps = upsample(query_maps, (*query.shape[2:],), interpolate_mode)
-            gallery_maps = upsample(gallery_maps, (*gallery.shape[2:],), interpolate_mode)
-        shares = contributions(distances)
-        distance = (first.embeddings - second.embeddings).norm(dim=1)
-        return PairExplanation(
-            query_maps, gallery_maps, distances, shares, distance, distances.sum(1)
+        query_maps, gallery_maps = (
+            side.maps
+            if interpolate_mode is None
+            else upsample(side.maps, (images.shape[2], images.shape[3]), interpolate_mode)
+            for side, images in ((first, query), (second, gallery))
         )
+        distances = attribute_distances(first.parts, second.parts)
+        distance = (first.embeddings - second.embeddings).norm(dim=1)
+        shares, total = contributions(distances), distances.sum(1)
+        return PairExplanation(query_maps, gallery_maps, distances, shares, distance, total)
 
     def decompose(self, images: Tensor, *args: Any) -> Decomposed:
-        """Decompose images (B, 3, H, W) in eval mode, without gradients, where the weights are.
+        """Decompose images (B, 3, H, W), on any device, in eval mode and without gradients.
 
-        Args:
-            images: On any device.
-            args: Further arguments of ``model.features``.
+        ``args`` are further arguments of ``model.features``.
         """
         images = images.to(next(self.network.parameters()).device)
         with torch.inference_mode(False), torch.no_grad(), evaluation(self.network, self.network):
@@ -209,12 +197,12 @@ class AMDInterpreter(base.Explainer):
             return Decomposed(*map(torch.cat, zip(*parts, strict=True)))
 
     def predict(self, parts: Tensor) -> Tensor:
-        """Return the attributes of images as 1 or 2, (B, M), from their ``parts`` (B, M, D).
+        """Return the attributes of images, 1 or 2, (B, M), from their ``parts`` (B, M, D).
 
         Each is the label whose mean f^k over the training images is the nearer one.
 
         Raises:
-            InputError: The interpreter was not trained: it has no such means.
+            InputError: The interpreter is not trained.
         """
         prototypes = self.network.prototypes
         if prototypes.isnan().any():
@@ -282,8 +270,7 @@ class AMDInterpreter(base.Explainer):
         """Return an interpreter that is shipped with this package, with its model.
 
         Args:
-            name: ``"synthetic"``, trained on ``SyntheticReID`` for ``load_pretrained`` of the
-                same name.
+            name: ``"synthetic"``, for the model of ``load_pretrained("synthetic")``.
 
         Raises:
             InputError: No such interpreter, or a file of it is damaged.

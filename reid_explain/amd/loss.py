@@ -36,10 +36,6 @@ def prior_share(labels: PairLabels, nu: float = 0.5) -> Tensor:
     """Return s = (M_E / M)^ν, (P,), the least share of the exclusive attributes (equation 6).
 
     M counts the attributes that are known for both images.
-
-    Example:
-        >>> prior_share(pair_labels(torch.tensor([[1, 1, 1, 1]]), torch.tensor([[2, 1, 1, 1]])))
-        tensor([0.5000])
     """
     exclusive, common = (part.sum(1).float() for part in labels)
     return (exclusive / (exclusive + common).clamp(min=1)).pow(nu)
@@ -54,8 +50,9 @@ def prior_bound(labels: PairLabels, nu: float = 0.5) -> Tensor:
     With M_E = 0 it is 2/M, with M_E = M it is 1/(√2 M).
 
     Example:
-        >>> prior_bound(pair_labels(torch.tensor([[1, 1, 1, 1]]), torch.tensor([[2, 1, 1, 1]])))
-        tensor([0.2887])
+        >>> labels = pair_labels(torch.tensor([[1, 1, 1, 1]]), torch.tensor([[2, 1, 1, 1]]))
+        >>> prior_share(labels), prior_bound(labels)
+        (tensor([0.5000]), tensor([0.2887]))
     """
     exclusive, common = (part.sum(1).float() for part in labels)
     known = (exclusive + common).clamp(min=1)
@@ -66,12 +63,12 @@ def prior_bound(labels: PairLabels, nu: float = 0.5) -> Tensor:
 
 
 class AMDLoss:
-    r"""The loss of attribute-guided metric distillation, each term weighted and by name.
+    r"""The loss of attribute-guided metric distillation (AMD, equation 11).
 
     .. math:: L = L_d + \alpha L_{p1} + \beta L_{p2}
 
     L_d is divided by the mean distance of the batch, so that the weights mean the same for
-    targets whose distances are about 1 (unit-norm embeddings) and about 50.
+    models whose distances are about 1 (unit-norm embeddings) and about 50.
 
     Args:
         distillation: weight of L_d.
@@ -81,8 +78,6 @@ class AMDLoss:
 
     Raises:
         InputError: a negative weight, or ν outside (0, 1).
-
-    Source: AMD (Chen et al., ICCV 2021), equation 11.
 
     Example:
         >>> labels = pair_labels(torch.tensor([[1, 1]]), torch.tensor([[2, 1]]))
@@ -94,24 +89,20 @@ class AMDLoss:
     def __init__(
         self, distillation: float = 1.0, alpha: float = 10.0, beta: float = 50.0, nu: float = 0.5
     ) -> None:
-        weights = {"distillation": distillation, "alpha": alpha, "beta": beta}
-        for name, value in weights.items():
+        for name, value in (("distillation", distillation), ("alpha", alpha), ("beta", beta)):
             if not value >= 0:
                 raise InputError(name, value, "a weight of at least 0")
         if not 0 < nu < 1:
             raise InputError("nu", nu, "a number between 0 and 1")
-        self.distillation = distillation
-        self.alpha = alpha
-        self.beta = beta
-        self.nu = nu
+        self.distillation, self.alpha, self.beta, self.nu = distillation, alpha, beta, nu
 
     def __call__(self, distances: Tensor, target: Tensor, labels: PairLabels) -> dict[str, Tensor]:
-        """Return the weighted terms, means over the pairs; the loss is their sum.
+        """Return the weighted terms by name, means over P pairs; the loss is their sum.
 
         Args:
-            distances: d^k of each pair, (P, M).
-            target: d of each pair, (P,).
-            labels: of each pair.
+            distances: d^k, (P, M).
+            target: d, (P,).
+            labels: of the pairs.
         """
         distances, target = at_least_float32(distances), at_least_float32(target)
         shares = contributions(distances)
@@ -129,10 +120,7 @@ def distillation_loss(distances: Tensor, target: Tensor) -> Tensor:
 
 
 def prior_total_loss(shares: Tensor, labels: PairLabels, nu: float = 0.5) -> Tensor:
-    """Return L_p1 = mean relu(s − Σ_e r^e) + relu(Σ_c r^c − (1 − s)) (AMD, equation 7).
-
-    A pair without exclusive attributes asks for nothing: s = 0 and Σ_c r^c ≤ 1.
-    """
+    """Return L_p1 = mean relu(s − Σ_e r^e) + relu(Σ_c r^c − (1 − s)) (AMD, equation 7)."""
     least = prior_share(labels, nu)
     exclusive, common = ((shares * part).sum(1) for part in labels)
     return ((least - exclusive).relu() + (common - (1 - least)).relu()).mean()

@@ -36,12 +36,8 @@ def pepu(x: Tensor, kappa: float, tau: float = TAU) -> Tensor:
         \kappa e^x & x \le 0 \end{cases}
 
     Positive everywhere, with the slope of a root for large x: no map can switch off or take over
-    all of the distance, as with a sigmoid.
-
-    Args:
-        x: any shape.
-        kappa: the value at 0; 1/M in AMD.
-        tau: the power, in (0, 1].
+    all of the distance, as with a sigmoid. ``kappa``, the value at 0, is 1/M in AMD, and the power
+    ``tau`` lies in (0, 1].
 
     Example:
         >>> pepu(torch.tensor([-1.0, 0.0, 3.0]), kappa=0.5)
@@ -56,7 +52,7 @@ def pepu(x: Tensor, kappa: float, tau: float = TAU) -> Tensor:
 class AttributeHead(nn.Module):
     """The attribute decomposition head: 3x3 convolution, 1x1 convolution, PePU with κ = 1/M.
 
-    As in the authors' released code, nothing stands between the two convolutions.
+    Nothing stands between the two convolutions, as in the authors' released code.
 
     Args:
         channels: C of the last map.
@@ -85,20 +81,15 @@ class AMDNetwork(nn.Module):
     """The trainable network of an interpreter, which decomposes images.
 
     The model is no submodule: ``parameters``, ``state_dict``, ``to`` and ``train`` reach only
-    what is trained, and the model runs in eval mode and gets its modes back. The buffers are NaN
+    what is trained, and the model runs in eval mode and gets its modes back. Two buffers are NaN
     before training: ``prototypes``, (2, M, D), the mean f^k of the training images without and
     with each attribute; ``frequencies``, (M,), the share of the training identities that have it.
     ``fingerprint``, (2, D), holds the model's embeddings of two fixed images.
 
     Args:
-        model: the target, as of :class:`~reid_explain.amd.AMDInterpreter`.
-        stages: dotted names of its last stages, which are copied.
+        model, stages, hidden: as of :class:`~reid_explain.amd.AMDInterpreter`.
         attributes: M.
-        hidden: channels between the convolutions of the head.
         image_size: height and width of the model's images.
-
-    Raises:
-        InputError: stages that the model does not have or that do not give its last map.
     """
 
     model: Any
@@ -152,11 +143,7 @@ class AMDNetwork(nn.Module):
         return Decomposed(embeddings, parts, maps)
 
     def target_features(self, images: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-        """Return the model's map F and the input of its first copied stage, without gradients.
-
-        Raises:
-            InputError: that stage does not run, runs more than once or takes no tensor.
-        """
+        """Return the model's map F and the input of its first copied stage, without gradients."""
         with torch.no_grad(), inputs_of(stage_of(self.model, self.first_stage)) as inputs:
             features: Tensor = self.model.features(images, *args)
         if len(inputs) != 1 or not isinstance(inputs[0], Tensor):

@@ -1,4 +1,4 @@
-"""How an interpreter is trained (AMD, section 3.4): plain settings, without the training extra."""
+"""How an interpreter is trained (AMD, section 3.4): settings that need no training extra."""
 
 from dataclasses import dataclass
 
@@ -28,9 +28,6 @@ class Recipe:
         validation_identities: training identities that are held out to choose the best epoch.
         patience: stop after so many epochs without a lower validation loss.
         seed: of everything random.
-
-    Raises:
-        InputError: less than one epoch, identity or image.
     """
 
     epochs: int = 30
@@ -48,7 +45,8 @@ class Recipe:
     patience: int | None = None
     seed: int = 0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise where a number cannot be right."""
         for name in ("epochs", "identities", "instances"):
             check_at_least(name, getattr(self, name), 1)
         check_at_least("validation_identities", self.validation_identities, 0)

@@ -16,8 +16,8 @@ from reid_explain.errors import InputError
 def check_model(model: Any) -> nn.Module:
     """Return ``model``, unwrapped, if it has the seam, ``features`` and ``embed``."""
     model = unwrapped(model)
-    seam = all(callable(getattr(model, name, None)) for name in ("features", "embed"))
-    if not (isinstance(model, nn.Module) and seam):
+    seam = (getattr(model, name, None) for name in ("features", "embed"))
+    if not (isinstance(model, nn.Module) and all(map(callable, seam))):
         raise InputError("model", describe(model), "a module with features(x) and embed(features)")
     return model
 
@@ -67,8 +67,8 @@ def check_chain(
         result = None
     same = isinstance(result, Tensor) and result.shape == features.shape
     if not (same and (result - features).norm() <= 1e-3 * features.norm()):
-        expected = "stages that run one after the other, nothing between them, and give "
-        raise InputError("stages", ", ".join(names), f"{expected}model.features(x)")
+        expected = "stages in a row, nothing between them, that give model.features(x)"
+        raise InputError("stages", ", ".join(names), expected)
 
 
 def probe_images(image_size: tuple[int, int], like: Tensor) -> Tensor:
@@ -84,10 +84,7 @@ def probe_images(image_size: tuple[int, int], like: Tensor) -> Tensor:
 
 
 def check_fingerprint(path: Any, saved: Tensor, fingerprint: Tensor, dtype: torch.dtype) -> None:
-    """Raise unless a model gives the embeddings (2, D) that its interpreter was trained with.
-
-    They may differ by a hundredth of their length, or by the rounding of ``dtype``.
-    """
+    """Raise unless embeddings (2, D) are the saved ones, to 1 % or the rounding of ``dtype``."""
     if saved.shape != fingerprint.shape:
         expected = f"embeddings of {saved.shape[-1]}, as for {path}"
         raise InputError("model", f"embeddings of {fingerprint.shape[-1]}", expected)

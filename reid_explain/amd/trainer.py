@@ -1,9 +1,9 @@
 """Training of an interpreter (AMD, section 3.4)."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,11 +27,10 @@ from reid_explain.training.loop import BEST, TrainingLoop
 from reid_explain.training.sampling import IdentityBatches
 
 BATCH = 64
-Batches = DataLoader[tuple[Tensor, Tensor]]
 
 
 class PairStep(nn.Module):
-    """Map images (B, 3, H, W) and their labels (B, M) to the loss terms of all pairs."""
+    """Map images (B, 3, H, W) and their labels (B, M) to the loss terms of all pairs, by name."""
 
     def __init__(self, network: AMDNetwork, loss: AMDLoss) -> None:
         super().__init__()
@@ -39,17 +38,14 @@ class PairStep(nn.Module):
         self.loss = loss
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the loss terms by name."""
+        """Return the loss terms."""
         return pair_terms(self.network(images), labels, self.loss)
 
 
 def pair_terms(decomposed: Decomposed, labels: Tensor, loss: AMDLoss) -> dict[str, Tensor]:
     """Return the loss terms over all pairs i < j of B images; same-identity pairs included.
 
-    Args:
-        decomposed: the images, decomposed.
-        labels: attributes, (B, M): 1 or 2, and 0 where unknown.
-        loss: of the pairs.
+    ``labels``, (B, M), are 1 or 2, and 0 where unknown.
     """
     first, second = torch.triu_indices(len(labels), len(labels), 1, device=labels.device)
     with torch.autocast(labels.device.type, enabled=False):
@@ -68,12 +64,11 @@ def train_interpreter(
     accelerator: Accelerator | None = None,
     workers: int = 0,
 ) -> list[dict[str, float]]:
-    """Train ``interpreter`` on the training images of ``dataset`` and leave it in eval mode.
+    """Train ``interpreter`` and leave it in eval mode; its model is frozen meanwhile.
 
-    The model is frozen meanwhile. ``folder`` gets what ``TrainingLoop`` writes and the resized
-    images; a call on the folder of an interrupted training continues it. The interpreter ends
-    with the weights of the best epoch (the last one without held-out identities) and with its
-    prototypes.
+    ``folder`` gets what ``TrainingLoop`` writes and the resized images; a call on the folder of
+    an interrupted training continues it. The interpreter ends with the weights of the best epoch
+    (the last one without held-out identities) and with its prototypes.
 
     Args:
         interpreter: the one to train.
@@ -92,32 +87,37 @@ def train_interpreter(
             number of the recipe that does not fit.
     """
     recipe, accelerator, folder = recipe or Recipe(), accelerator or Accelerator(), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    spec, network = interpreter.spec, interpreter.network
-
-    def images_of(records: Sequence[Record], name: str) -> TrainingImages[Tensor]:
-        labels = record_labels(dataset, records, interpreter.attributes)
-        options = {"workers": workers, "show_progress": accelerator.is_main_process}
-        with accelerator.local_main_process_first():
-            pixels = cached_pixels(dataset, records, spec, folder / name, **options)
-        return TrainingImages(pixels, labels.unbind(), recipe.seed, augmentation(spec, erasing=0))
-
-    records, held_out = split_records(dataset, recipe)
-    images = images_of(records, "train_images.npy")
+    model, network, spec = interpreter.model, interpreter.network, interpreter.spec
     processes = (accelerator.process_index, accelerator.num_processes)
-    loss = AMDLoss(recipe.distillation, recipe.alpha, recipe.beta, recipe.nu)
-    step, validate = PairStep(network, loss), None
-    if held_out:
-        test = images_of(held_out, "held_out_images.npy")
-        test.augment = to_input(spec)
-        validate = partial(validation_loss, step, batches(test, held_out, recipe, None, workers))
+    train, test = training_parts(interpreter, dataset, recipe, *processes)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def loader(part: Part, name: str, augment: Any) -> DataLoader[tuple[Tensor, Tensor]]:
+        main, path = accelerator.is_main_process, folder / name
+        with accelerator.local_main_process_first():
+            pixels = cached_pixels(
+                dataset, part.records, spec, path, workers=workers, show_progress=main
+            )
+        images = TrainingImages(pixels, part.labels.unbind(), recipe.seed, augment)
+        keep: Any = {"num_workers": workers, "persistent_workers": workers > 0}
+        return DataLoader(images, batch_sampler=part.batches, **keep)
+
+    images = loader(train, "train_images.npy", augmentation(spec, erasing=0))
+    step = PairStep(network, AMDLoss(recipe.distillation, recipe.alpha, recipe.beta, recipe.nu))
+    validate = None
+    if test:
+        held_out = loader(test, "held_out_images.npy", to_input(spec))
+        validate = partial(validation_loss, step, held_out)
     interpreter.to(accelerator.device)
-    with frozen(interpreter.model):
+    with ExitStack() as stack:
+        for parameter in model.parameters():
+            stack.callback(parameter.requires_grad_, parameter.requires_grad)
+            parameter.requires_grad_(False)
         loop = TrainingLoop(
             accelerator,
             step,
             [torch.optim.Adam(network.parameters(), weight_decay=recipe.weight_decay)],
-            batches(images, records, recipe, recipe.images_per_epoch, workers, *processes),
+            images,
             folder=folder,
             epochs=recipe.epochs,
             learning_rate=recipe.learning_rate_at,
@@ -127,54 +127,54 @@ def train_interpreter(
             patience=recipe.patience,
         )
         loop.fit()
-    if held_out:
+    if test:
         network.load_state_dict(load_file(folder / BEST))
     network.eval()
-    people = {record.identity: record for record in records}
-    labels = record_labels(dataset, [*people.values()], interpreter.attributes)
-    network.frequencies.copy_(frequencies(labels))
-    fit_prototypes(interpreter, images)
+    people = {record.identity: row for record, row in zip(train.records, train.labels, strict=True)}
+    network.frequencies.copy_(frequencies(torch.stack([*people.values()])))
+    fit_prototypes(interpreter, images.dataset)
     return loop.log
 
 
-def split_records(
-    dataset: ReIDDataset, recipe: Recipe
-) -> tuple[Sequence[Record], Sequence[Record]]:
-    """Return the training images, and those of the identities that are held out."""
-    identities = sorted({record.identity for record in dataset.train})
-    count, batch = recipe.validation_identities, recipe.identities
-    most = len(identities) - batch
-    if count and not batch <= count <= most:
-        raise InputError("validation_identities", count, f"0, or from {batch} to {most}")
-    chosen = set(np.random.default_rng(recipe.seed).choice(identities, count, replace=False))
-    train = [record for record in dataset.train if record.identity not in chosen]
-    return train, [record for record in dataset.train if record.identity in chosen]
+class Part(NamedTuple):
+    """Images of a training: N records, their attributes (N, M), and P x S batches of them."""
+
+    records: list[Record]
+    labels: Tensor
+    batches: IdentityBatches
 
 
-def batches(
-    images: TrainingImages[Tensor],
-    records: Sequence[Record],
+def training_parts(
+    interpreter: AMDInterpreter,
+    dataset: ReIDDataset,
     recipe: Recipe,
-    per_epoch: int | None,
-    workers: int,
     process: int = 0,
     processes: int = 1,
-) -> Batches:
-    """Return P x S batches of images (B, 3, H, W) and labels (B, M), one process's share of them.
+) -> tuple[Part, Part | None]:
+    """Return one process's share of the training images, and the held-out ones if there are some.
 
-    An epoch has ``per_epoch`` images, all of them by default.
+    Raises:
+        InputError: as of ``train_interpreter``.
     """
-    identities = [record.identity for record in records]
-    size = (recipe.identities, recipe.instances, per_epoch or len(records))
-    return DataLoader(
-        images,
-        batch_sampler=IdentityBatches(identities, *size, recipe.seed, process, processes),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-    )
+    recipe.check()
+    identities = sorted({record.identity for record in dataset.train})
+    count, most = recipe.validation_identities, len(identities) - recipe.identities
+    if count and not recipe.identities <= count <= most:
+        expected = f"0, or from {recipe.identities} to {most}"
+        raise InputError("validation_identities", count, expected)
+    chosen = set(np.random.default_rng(recipe.seed).choice(identities, count, replace=False))
+
+    def part(held_out: bool, images: int | None, *share: int) -> Part:
+        records = [record for record in dataset.train if (record.identity in chosen) == held_out]
+        size = (recipe.identities, recipe.instances, images or len(records), recipe.seed)
+        batches = IdentityBatches([record.identity for record in records], *size, *share)
+        return Part(records, record_labels(dataset, records, interpreter.attributes), batches)
+
+    train = part(False, recipe.images_per_epoch, process, processes)
+    return train, part(True, None) if count else None
 
 
-def validation_loss(step: PairStep, loader: Batches) -> float:
+def validation_loss(step: PairStep, loader: DataLoader[tuple[Tensor, Tensor]]) -> float:
     """Return the mean loss over the batches of ``loader``."""
     device = next(step.parameters()).device
     with torch.no_grad():
@@ -182,21 +182,8 @@ def validation_loss(step: PairStep, loader: Batches) -> float:
     return sum(float(value) for batch in terms for value in batch.values()) / len(terms)
 
 
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Temporarily freeze ``module``."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-
-
-def fit_prototypes(interpreter: AMDInterpreter, images: TrainingImages[Tensor]) -> None:
-    """Set the mean f^k of the images without and with each attribute, without augmentation."""
+def fit_prototypes(interpreter: AMDInterpreter, images: Any) -> None:
+    """Set the mean f^k of ``TrainingImages`` without and with each attribute, not augmented."""
     prototypes = interpreter.network.prototypes
     sums = torch.zeros_like(prototypes, dtype=torch.float64)
     counts = sums.new_zeros(*sums.shape[:2], 1)

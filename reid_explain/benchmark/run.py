@@ -6,6 +6,7 @@ checksum. No shard is ever rewritten; a line that was cut short is ignored.
 
 import json
 import os
+import platform
 import time
 import uuid
 import zlib
@@ -14,9 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import captum
 import pandas as pd
+import torch
+import torchvision
 from safetensors import SafetensorError
 
+import reid_explain
 from reid_explain.errors import InputError
 
 SETTINGS = "settings.json"
@@ -211,3 +216,10 @@ def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON, whole or not at all."""
     with atomic(path) as partial:
         partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on."""
+    packages = (reid_explain, torch, torchvision, captum)
+    found = {package.__name__: str(package.__version__) for package in packages}
+    return {**found, "python": platform.python_version()}

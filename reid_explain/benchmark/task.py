@@ -1,7 +1,6 @@
 """A benchmark: settings -> cases -> rows -> one frame -> tables, figures, results.json."""
 
 import os
-import platform
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -10,16 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import captum
 import pandas as pd
-import torch
-import torchvision
 from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-import reid_explain
 from reid_explain.benchmark.methods import (
     Explain,
     Explainable,
@@ -35,6 +30,7 @@ from reid_explain.benchmark.run import (
     atomic,
     by_method,
     claim,
+    versions,
     wait_until,
     write_json,
 )
@@ -300,14 +296,12 @@ class Task(ABC):
         if (folder := bench.rows.folder) is None:
             return
         settings = self.settings(bench)
-        packages = (reid_explain, torch, torchvision, captum)
-        versions = {package.__name__: str(package.__version__) for package in packages}
         results = {
             **{name: settings[name] for name in ("dataset", "model")},
             "settings": settings,
             "skipped": bench.skipped,
             **report.results,
-            "versions": {**versions, "python": platform.python_version()},
+            "versions": versions(),
         }
         with atomic(folder / "rows.csv") as path:
             pd.concat(by_method(frame), names=["method"]).to_csv(path)
