@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 
 from reid_explain import ActivationMean, Centre, GradFAM, GradRAM, Random, ScoreFAM
-from reid_explain.datasets.images import to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.fills import blurred
 from reid_explain.metrics.embedding import embed_records
@@ -53,12 +52,13 @@ args = parser.parse_args(sys.argv[1:] if __name__ == "__main__" else [])
 
 world = SyntheticReID()
 model = load_pretrained("synthetic")
+spec = model.input_spec
 records = world.query[:: len(world.query) // args.queries][: args.queries]
 people = {record.identity for record in records}
 matches = [record for record in world.gallery if record.identity in people]
 gallery = embed_records(model, world, matches, show_progress=False)
 query = embed_records(model, world, records, show_progress=False)
-images = torch.stack([to_tensor(world.load(record)) for record in records])
+images = torch.stack([spec.to_tensor(world.load(record)) for record in records])
 
 matched = (query.identities[:, None] == gallery.identities) & (
     query.cameras[:, None] != gallery.cameras

@@ -23,7 +23,6 @@ from PIL import Image
 
 from reid_explain import AMDInterpreter
 from reid_explain.datasets.attributes import record_labels
-from reid_explain.datasets.images import denormalize, to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.metrics.localisation import area, energy_inside
 from reid_explain.visualization import attribute_maps_figure, save_figure
@@ -41,6 +40,7 @@ args = parser.parse_args(sys.argv[1:] if __name__ == "__main__" else [])
 
 world = SyntheticReID()
 interpreter = AMDInterpreter.from_pretrained("synthetic")
+spec = interpreter.spec
 names = interpreter.attributes
 records = world.query[:: max(1, len(world.query) // args.images)][: args.images]
 has = record_labels(world, records, names) == 2
@@ -49,12 +49,12 @@ maps, images = torch.zeros(len(names), 256, 128), torch.zeros(len(names), 3, 256
 inside, chance = (torch.full(has.shape, torch.nan) for _ in range(2))
 for i, record in enumerate(records):
     drawn = world.render(record)
-    image = to_tensor(Image.fromarray(drawn.image))
+    image = spec.to_tensor(Image.fromarray(drawn.image))
     own = F.interpolate(interpreter.decompose(image[None]).maps, image.shape[1:], mode="bilinear")[
         0
     ]
     maps[has[i]] += own[has[i]]
-    images[has[i]] += denormalize(image)
+    images[has[i]] += spec.to_rgb(image)
     masks = torch.from_numpy(drawn.attributes)[:, None]
     shows = has[i] & masks.flatten(1).any(1)
     inside[i, shows] = energy_inside(own[shows, None], masks[shows]).float()

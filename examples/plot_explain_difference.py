@@ -18,8 +18,8 @@ import matplotlib.pyplot as plt
 import torch
 
 from reid_explain import AMDInterpreter
-from reid_explain.datasets.images import denormalize, to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
+from reid_explain.inputs import InputSpec
 from reid_explain.visualization import attribute_pair_figure
 
 # %%
@@ -29,7 +29,8 @@ from reid_explain.visualization import attribute_pair_figure
 # attributes add up to the distance of the model, but for a small error of reconstruction.
 
 world = SyntheticReID()
-query, gallery = (to_tensor(world.load(record))[None] for record in world.query[40:160:100])
+spec = InputSpec()
+query, gallery = (spec.to_tensor(world.load(record))[None] for record in world.query[40:160:100])
 
 interpreter = AMDInterpreter.from_pretrained("synthetic")
 explanation = interpreter.explain(query, gallery)
@@ -41,8 +42,8 @@ print(f"distance {float(explanation.distance):.2f}, sum {float(explanation.recon
 
 labels = [torch.as_tensor(world.labels[world.query[index].identity]) for index in (40, 140)]
 pair = attribute_pair_figure(
-    denormalize(query[0]),
-    denormalize(gallery[0]),
+    spec.to_rgb(query[0]),
+    spec.to_rgb(gallery[0]),
     explanation.query_maps[0],
     explanation.gallery_maps[0],
     explanation.contributions[0],

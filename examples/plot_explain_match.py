@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 
 from reid_explain import CGRAM, RAM, GradRAM
-from reid_explain.datasets.images import denormalize, to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.metrics.embedding import embed_records
 from reid_explain.metrics.sanity import spearman
@@ -26,8 +25,9 @@ from reid_explain.visualization import comparison_figure
 
 world = SyntheticReID(test_identities=20, distractors=40)
 model = load_pretrained("synthetic")
+spec = model.input_spec
 record = world.query[6]
-query = to_tensor(world.load(record))[None]
+query = spec.to_tensor(world.load(record))[None]
 gallery = embed_records(model, world, world.gallery, show_progress=False)
 with torch.no_grad():
     embedding = model(query)
@@ -36,7 +36,7 @@ cosines = F.cosine_similarity(embedding, gallery.embeddings)
 same = gallery.identities == record.identity
 right = same & (gallery.cameras != record.camera)
 nearest = [int(cosines.where(mask, -1).argmax()) for mask in (right, ~same)]
-matches = torch.stack([to_tensor(world.load(world.gallery[row])) for row in nearest])
+matches = torch.stack([spec.to_tensor(world.load(world.gallery[row])) for row in nearest])
 
 # %%
 # Both sides of both
@@ -55,7 +55,7 @@ pairs = {name: method.attribute_pair(queries, matches) for name, method in expla
 
 found = [f"cosine {float(cosines[row]):.2f}" for row in nearest]
 figure = comparison_figure(
-    denormalize(torch.stack([query[0], matches[0], query[0], matches[1]])),
+    spec.to_rgb(torch.stack([query[0], matches[0], query[0], matches[1]])),
     {name: [a[0], b[0], a[1], b[1]] for name, (a, b) in pairs.items()},
     titles=[f"query\n{found[0]}", "right match", f"query\n{found[1]}", "wrong match"],
     figure=plt.figure(),

@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from PIL import Image
 
 from reid_explain import ActivationMean, Centre, ExtremalFAM, GradFAM, ScoreFAM
-from reid_explain.datasets.images import denormalize, to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.fills import FILLS
 from reid_explain.metrics.faithfulness import composite, top_area_masks
@@ -35,6 +34,7 @@ parser.add_argument("--output", type=Path, help="write the figures to this folde
 args = parser.parse_args(sys.argv[1:] if __name__ == "__main__" else [])
 
 model = load_pretrained("synthetic")
+spec = model.input_spec
 layer = model.get_submodule(model.map_layer)
 world = SyntheticReID()
 
@@ -45,7 +45,7 @@ world = SyntheticReID()
 
 generator = torch.Generator().manual_seed(0)
 chosen = torch.randperm(len(world.query), generator=generator)[:4].tolist()
-images = torch.stack([to_tensor(world.load(world.query[number])) for number in chosen])
+images = torch.stack([spec.to_tensor(world.load(world.query[number])) for number in chosen])
 extremal = ExtremalFAM(model, layer, rounds=1, descents=4)
 maps = {
     "ExtremalFAM": extremal.attribute(images),
@@ -54,7 +54,7 @@ maps = {
     "ActivationMean": ActivationMean(model, layer).attribute(images),
     "Centre": Centre(model, layer).attribute(images),
 }
-side_by_side = comparison_figure(denormalize(images), maps, figure=plt.figure())
+side_by_side = comparison_figure(spec.to_rgb(images), maps, figure=plt.figure())
 
 # %%
 # The cosine of the whole image with its highest 5 to 70 %, over three fills. The blur is close to
@@ -82,7 +82,7 @@ with torch.no_grad():
 attributes = ("backpack", "upwhite", "downblack", "hat")
 truth = [world.counterfactual(world.query[n], a) for n, a in zip(chosen, attributes, strict=True)]
 originals, changed = (
-    torch.stack([to_tensor(Image.fromarray(getattr(t, side).image)) for t in truth])
+    torch.stack([spec.to_tensor(Image.fromarray(getattr(t, side).image)) for t in truth])
     for side in ("original", "changed")
 )
 regions = torch.stack([torch.from_numpy(t.region)[None] for t in truth])
@@ -91,7 +91,7 @@ with torch.no_grad():
     apart = 1 - F.cosine_similarity(model(originals), model(changed))
 pairs = torch.stack([originals, changed], dim=1).flatten(0, 1)
 figure_of_changes = explanation_figure(
-    denormalize(pairs),
+    spec.to_rgb(pairs),
     differences.repeat_interleave(2, dim=0),
     titles=[
         title
@@ -114,7 +114,7 @@ for attribute, share, hit in zip(attributes, energy.tolist(), hits.tolist(), str
 
 strangers = extremal.attribute(images, images.roll(1, 0), explains="difference")
 figure_of_strangers = explanation_figure(
-    denormalize(torch.stack([images, images.roll(1, 0)], dim=1).flatten(0, 1)),
+    spec.to_rgb(torch.stack([images, images.roll(1, 0)], dim=1).flatten(0, 1)),
     strangers.repeat_interleave(2, dim=0),
     titles=[title for pair in "1234" for title in (f"pair {pair}", "")],
     figure=plt.figure(),

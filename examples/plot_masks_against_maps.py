@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 
 from reid_explain import ActivationMean, Centre, GradCAM, GradFAM, GradRAM, ScoreFAM
-from reid_explain.datasets.images import denormalize, to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
+from reid_explain.inputs import InputSpec
 from reid_explain.metrics.intervals import bootstrap_mean
 from reid_explain.metrics.localisation import area, energy_inside, pointing_game
 from reid_explain.models.pretrained import load_pretrained
@@ -41,12 +41,13 @@ args = parser.parse_args(sys.argv[1:] if __name__ == "__main__" else [])
 # drawn here as if they were maps: a map cannot be better than these.
 
 world = SyntheticReID()
+spec = InputSpec()
 records = world.query[8 :: len(world.query) // args.pairs][: args.pairs]
 changes = ("upwhite", "backpack", "downblack", "hair")
 truth = [world.counterfactual(record, changes[i % 4]) for i, record in enumerate(records)]
 
 originals, changed = (
-    torch.stack([to_tensor(Image.fromarray(getattr(t, side).image)) for t in truth])
+    torch.stack([spec.to_tensor(Image.fromarray(getattr(t, side).image)) for t in truth])
     for side in ("original", "changed")
 )
 person, region = (
@@ -59,7 +60,7 @@ masks = torch.cat([person[0], torch.from_numpy(truth[0].original.attributes[show
 known = attribute_maps_figure(
     masks.float(),
     ["person", *(world.attribute_names[k] for k in shown), f"changed: {changes[0]}"],
-    denormalize(originals[0]),
+    spec.to_rgb(originals[0]),
     masks=masks,
     notes=[f"{100 * share:.1f} %" for share in area(masks[:, None])],
     figure=plt.figure(),
@@ -79,7 +80,7 @@ matches = [
     for q in records
 ]
 with torch.no_grad():
-    references = model(torch.stack([to_tensor(world.load(record)) for record in matches]))
+    references = model(torch.stack([spec.to_tensor(world.load(record)) for record in matches]))
     own, other = model(originals), model(changed)
 
 
@@ -114,7 +115,7 @@ def against(found, regions, images):
     return attribute_maps_figure(
         rows[:, 0],
         list(found),
-        denormalize(images[0]),
+        spec.to_rgb(images[0]),
         masks=truth[:, 0],
         notes=[f"{v}\n{100 * e:.1f} % inside\n{100 * a:.1f} % by chance" for v, e, a in shares],
         figure=plt.figure(),

@@ -13,8 +13,8 @@ from captum.attr import NoiseTunnel
 from captum.metrics import sensitivity_max
 
 from reid_explain import GradFAM
-from reid_explain.datasets.images import denormalize, to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
+from reid_explain.inputs import InputSpec
 from reid_explain.metrics.localisation import energy_inside
 from reid_explain.metrics.sanity import spearman
 from reid_explain.models.pretrained import load_pretrained
@@ -22,7 +22,8 @@ from reid_explain.visualization import comparison_figure
 
 world = SyntheticReID(test_identities=20, distractors=0)
 records = world.query[:80:20]
-images = torch.stack([to_tensor(world.load(record)) for record in records])
+spec = InputSpec()
+images = torch.stack([spec.to_tensor(world.load(record)) for record in records])
 people = torch.stack([torch.as_tensor(world.render(record).person) for record in records])[:, None]
 
 # %%
@@ -46,7 +47,7 @@ def smooth(stdevs):
 
 ways = {"plain": explainer.attribute, "noise 0.1": smooth(0.1), "noise 0.3": smooth(0.3)}
 maps = {name: attribute(images) for name, attribute in ways.items()}
-figure = comparison_figure(denormalize(images), maps, figure=plt.figure())
+figure = comparison_figure(spec.to_rgb(images), maps, figure=plt.figure())
 
 # %%
 # Steadier?

@@ -11,7 +11,6 @@ import matplotlib.pyplot as plt
 import torch
 
 from reid_explain import ActivationMean, GradFAM, Random, blurred
-from reid_explain.datasets.images import denormalize, to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.metrics.embedding import Embedded, embed_records
 from reid_explain.metrics.faithfulness import (
@@ -49,8 +48,9 @@ class HiResFAM(GradFAM):
 
 world = SyntheticReID(test_identities=20, distractors=0)
 model = load_pretrained("synthetic")
+spec = model.input_spec
 records = world.query[::8]
-images = torch.stack([to_tensor(world.load(record)) for record in records])
+images = torch.stack([spec.to_tensor(world.load(record)) for record in records])
 
 ours, theirs = (explainer(model, "backbone.layer4") for explainer in (HiResFAM, GradFAM))
 torch.testing.assert_close(ours.attribute(images), theirs.attribute(images))
@@ -66,7 +66,7 @@ maps = {
     for explainer in explainers
 }
 shown = {name: rows[:3] for name, rows in maps.items()}
-figure = comparison_figure(denormalize(images[:3]), shown, figure=plt.figure())
+figure = comparison_figure(spec.to_rgb(images[:3]), shown, figure=plt.figure())
 
 # %%
 # Is it any good?

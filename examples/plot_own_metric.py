@@ -12,7 +12,6 @@ import torch
 
 from reid_explain import ActivationMean, Centre, GradFAM, Random
 from reid_explain.checks import check_maps
-from reid_explain.datasets.images import denormalize, to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.metrics.intervals import bootstrap_mean
 from reid_explain.models.pretrained import load_pretrained
@@ -54,14 +53,15 @@ assert border_energy(torch.zeros_like(constant)).isnan().all()
 
 world = SyntheticReID(test_identities=20, distractors=0)
 model = load_pretrained("synthetic")
+spec = model.input_spec
 records = list({record.identity: record for record in world.query}.values())
-images = torch.stack([to_tensor(world.load(record)) for record in records])
+images = torch.stack([spec.to_tensor(world.load(record)) for record in records])
 maps = {
     explainer.__name__: explainer(model, model.map_layer).attribute(images)
     for explainer in (GradFAM, ActivationMean, Random, Centre)
 }
 figure = comparison_figure(
-    denormalize(images[:2]), {name: rows[:2] for name, rows in maps.items()}, figure=plt.figure()
+    spec.to_rgb(images[:2]), {name: rows[:2] for name, rows in maps.items()}, figure=plt.figure()
 )
 
 # %%

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 
 from reid_explain import GradRAM
-from reid_explain.datasets.images import denormalize, to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.metrics.embedding import embed_records
 from reid_explain.models.pretrained import load_pretrained
@@ -25,8 +24,9 @@ from reid_explain.visualization import explanation_figure
 
 world = SyntheticReID(test_identities=20, distractors=40)
 model = load_pretrained("synthetic")
+spec = model.input_spec
 record = world.query[37]
-query = to_tensor(world.load(record))[None]
+query = spec.to_tensor(world.load(record))[None]
 gallery = embed_records(model, world, world.gallery, show_progress=False)
 with torch.no_grad():
     embedding = model(query)
@@ -37,7 +37,7 @@ cosines = F.cosine_similarity(embedding, gallery.embeddings)
 order = [row for row in cosines.argsort(descending=True).tolist() if not junk[row]]
 shown = [0, 1, 2, 3, 4, 5, len(order) - 1]  # the first six, and the last of all
 rows = [order[place] for place in shown]
-found = torch.stack([to_tensor(world.load(world.gallery[row])) for row in rows])
+found = torch.stack([spec.to_tensor(world.load(world.gallery[row])) for row in rows])
 
 # %%
 # One scale
@@ -50,7 +50,7 @@ found = torch.stack([to_tensor(world.load(world.gallery[row])) for row in rows])
 
 maps = GradRAM(model, model.map_layer).attribute(found, references=embedding)
 figure = explanation_figure(
-    denormalize(found),
+    spec.to_rgb(found),
     maps,
     titles=[f"{k + 1}\ncosine {c:.2f}" for k, c in zip(shown, cosines[rows], strict=True)],
     correct=same[rows].tolist(),
@@ -65,7 +65,7 @@ figure = explanation_figure(
 # explained as the first, and only the numbers say that it is not.
 
 figure = explanation_figure(
-    denormalize(found[[0, -1]]),
+    spec.to_rgb(found[[0, -1]]),
     maps[[0, -1]],
     titles=["first", "last"],
     figure=plt.figure(),

@@ -22,7 +22,6 @@ import torch
 from torch import nn
 
 from reid_explain import ActivationMean, Centre, GradFAM, GradRAM
-from reid_explain.datasets.images import denormalize, to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.metrics.intervals import bootstrap_mean
 from reid_explain.metrics.sanity import cascading_randomisation, spearman
@@ -43,13 +42,14 @@ args = parser.parse_args(sys.argv[1:] if __name__ == "__main__" else [])
 
 world = SyntheticReID()
 model = load_pretrained("synthetic")
+spec = model.input_spec
 queries = world.query[:: len(world.query) // args.images][: args.images]
 matches = [
     next(r for r in world.gallery if r.identity == q.identity and r.camera != q.camera)
     for q in queries
 ]
 images, others = (
-    torch.stack([to_tensor(world.load(record)) for record in records])
+    torch.stack([spec.to_tensor(world.load(record)) for record in records])
     for records in (queries, matches)
 )
 with torch.no_grad():
@@ -96,7 +96,7 @@ for layer in cascading_randomisation(model, images):
 # has learnt something: the map of a network of random weights looks as sure of itself.
 
 rows = comparison_figure(
-    denormalize(images[:1]).expand(len(explainers), -1, -1, -1),
+    spec.to_rgb(images[:1]).expand(len(explainers), -1, -1, -1),
     {step: torch.cat([maps[name][:1] for name in explainers]) for step, maps in shown.items()},
     titles=list(explainers),
     figure=plt.figure(),

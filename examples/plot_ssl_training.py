@@ -23,9 +23,9 @@ import torch
 from PIL import Image
 
 from reid_explain import ActivationMean, GradFAM
-from reid_explain.datasets.images import denormalize, to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.explainers.layout import upsample
+from reid_explain.inputs import InputSpec
 from reid_explain.metrics.intervals import bootstrap_mean
 from reid_explain.metrics.localisation import area, energy_inside
 from reid_explain.models.pretrained import load_trained
@@ -64,8 +64,8 @@ print(f"epochs {epochs}, {sum(p.numel() for p in models[0].parameters()):,} para
 world = SyntheticReID()
 records = world.query[:: len(world.query) // args.images][: args.images]
 scenes = [world.render(record) for record in records]
-size = tuple(facts[0]["recipe"]["image_size"])
-images = torch.stack([to_tensor(Image.fromarray(scene.image), size) for scene in scenes])
+spec = models[0].input_spec
+images = torch.stack([spec.to_tensor(Image.fromarray(scene.image)) for scene in scenes])
 people = torch.stack([torch.from_numpy(scene.person)[None] for scene in scenes])
 
 # %%
@@ -95,8 +95,8 @@ def pictures(layer):
     columns = {
         f"epoch {epoch}": own[four] for epoch, own in zip(epochs, grad_fam[layer], strict=True)
     }
-    shown = torch.stack([to_tensor(Image.fromarray(scenes[n].image)) for n in four])
-    return comparison_figure(denormalize(shown), columns, figure=plt.figure())
+    shown = torch.stack([InputSpec().to_tensor(Image.fromarray(scenes[n].image)) for n in four])
+    return comparison_figure(spec.to_rgb(shown), columns, figure=plt.figure())
 
 
 figures = {layer: pictures(layer) for layer in layers}

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from reid_explain import GradFAM
-from reid_explain.datasets.images import denormalize, to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
+from reid_explain.inputs import InputSpec
 from reid_explain.metrics.intervals import bootstrap_mean
 from reid_explain.metrics.localisation import area, energy_inside
 from reid_explain.visualization import comparison_figure
@@ -37,11 +37,11 @@ model = timm.create_model(
     reg_tokens=4,
     num_classes=0,
 ).eval()
-size = (128, 64)
+spec = InputSpec((128, 64))
 world = SyntheticReID(test_identities=60, distractors=0)
 queries = world.query[::5]  # about one of each person, from all cameras
 scenes = [world.render(record) for record in queries]
-images = torch.stack([to_tensor(Image.fromarray(scene.image), size) for scene in scenes])
+images = torch.stack([spec.to_tensor(Image.fromarray(scene.image)) for scene in scenes])
 people = torch.stack([torch.as_tensor(scene.person)[None, ::2, ::2] for scene in scenes])
 
 with torch.no_grad():
@@ -66,7 +66,7 @@ colours = [
     if name.startswith(("up", "down")) and name not in ("up", "down")
 ]
 records = world.train[::25]
-pictures = torch.stack([to_tensor(world.load(record), size) for record in records])
+pictures = torch.stack([spec.to_tensor(world.load(record)) for record in records])
 labels = torch.stack([torch.as_tensor(world.labels[r.identity])[colours] - 1.0 for r in records])
 
 before = explainer.attribute(images)
@@ -91,7 +91,7 @@ after = explainer.attribute(images)
 # with another seed, or with other images, the same lines gave gains from -10 to 19 points.
 
 figure = comparison_figure(
-    denormalize(images[:3]),
+    spec.to_rgb(images[:3]),
     {"untrained": before[:3], "trained": after[:3]},
     figure=plt.figure(),
 )

@@ -24,6 +24,13 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 LARGEST_16_BIT = 65535
+NUMBERS = (
+    ("size", 2, int, 0),
+    ("mean", 3, float, -math.inf),
+    ("std", 3, float, 0),
+    ("scale", None, float, 0),
+)
+"""Name, count (None: no sequence), kind and bound of the numbers of an ``InputSpec``."""
 WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -63,13 +70,8 @@ class InputSpec:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        values = {
-            "size": _numbers("size", self.size, 2, int, above=0),
-            "mean": _numbers("mean", self.mean, 3, float, above=-math.inf),
-            "std": _numbers("std", self.std, 3, float, above=0),
-            "scale": _numbers("scale", (self.scale,), 1, float, above=0)[0],
-        }
-        for name, value in values.items():
+        for name, count, kind, above in NUMBERS:
+            value = _numbers(name, getattr(self, name), count, kind, above)
             object.__setattr__(self, name, value)
         check_choice("channels", self.channels, ("RGB", "BGR"))
         check_choice("resize", self.resize, ("squash", "letterbox"))
@@ -155,28 +157,26 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return gray values of 16 bits, or of floating point in [0, 1], as uint8."""
     largest = 1 if values.dtype.kind == "f" else LARGEST_16_BIT
     if not (values.min() >= 0 and values.max() <= largest):
         raise ValueError(f"values from {values.min()} to {values.max()}, not 0 to {largest}")
     return np.round(values.astype(np.float64) * (255 / largest)).astype(np.uint8)
 
 
-def _numbers(
-    name: str, values: Any, count: int, kind: type[int] | type[float], *, above: float
-) -> tuple[Any, ...]:
-    """Return ``count`` finite numbers larger than ``above`` as a tuple of ``kind``."""
+def _numbers(name: str, given: Any, count: int | None, kind: type, above: float) -> Any:
+    """Return finite numbers larger than ``above`` as ``kind``, a tuple if there is a count."""
+    values = (given,) if count is None else given
     fits = (
         isinstance(values, tuple | list)
-        and len(values) == count
+        and len(values) == (count or 1)
         and all(isinstance(v, Real) and not isinstance(v, bool) for v in values)
         and all(above < v < math.inf and kind(v) == v for v in values)
     )
     if not fits:
         what = "whole numbers" if kind is int else "finite numbers"
         bound = f" above {above}" if math.isfinite(above) else ""
-        raise InputError(name, repr(values), f"{count} {what}{bound}")
-    return tuple(kind(v) for v in values)
+        raise InputError(name, repr(given), f"{count or 1} {what}{bound}")
+    return kind(given) if count is None else tuple(kind(v) for v in values)
 
 
 BGR_255 = InputSpec(mean=(0, 0, 0), std=(1, 1, 1), scale=255, channels="BGR")

@@ -6,7 +6,7 @@ from nets import HeadNet, PooledNet, images
 from torch import nn
 
 from reid_explain import InputError, ScoreCAM, ScoreFAM
-from reid_explain.datasets import SyntheticReID, to_tensor
+from reid_explain.datasets import SyntheticReID
 from reid_explain.explainers.landmarks import (
     LENGTH,
     NUGGET,
@@ -18,6 +18,7 @@ from reid_explain.explainers.landmarks import (
     weighted_sum,
 )
 from reid_explain.fills import unit_range
+from reid_explain.inputs import InputSpec
 from reid_explain.models.pretrained import load_pretrained
 
 close = torch.testing.assert_close
@@ -175,7 +176,7 @@ def trained():
     """The shipped network's channels of two queries, with all exact scores."""
     model = load_pretrained("synthetic")
     world = SyntheticReID()
-    x = torch.stack([to_tensor(world.load(world.query[i])) for i in (0, 100)])
+    x = torch.stack([InputSpec().to_tensor(world.load(world.query[i])) for i in (0, 100)])
     with torch.no_grad():
         activation = model.features(x)
     explainer = ScoreFAM(model, model.map_layer)

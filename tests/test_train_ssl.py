@@ -67,7 +67,7 @@ def test_only_the_second_view_is_solarized_in_one_case_of_five():
     white = torch.full((3, 8, 4), 255, dtype=torch.uint8)
     torch.manual_seed(0)
     pairs = torch.stack([TwoViews(InputSpec((8, 4)))(white) for _ in range(300)])
-    bright = (pairs > normalize(torch.full((3, 1, 1), 0.5))).all(dim=(2, 3, 4))
+    bright = (pairs > InputSpec().from_rgb(torch.full((3, 1, 1), 0.5))).all(dim=(2, 3, 4))
     assert bright[:, 0].all()
     assert 0.13 < 1 - bright[:, 1].double().mean() < 0.27
 
@@ -77,7 +77,7 @@ def test_the_first_view_is_always_blurred_the_second_in_one_case_of_ten(monkeypa
     gray = torch.full((3, 8, 4), 100, dtype=torch.uint8)
     torch.manual_seed(0)
     pairs = torch.stack([TwoViews(InputSpec((8, 4)))(gray) for _ in range(300)])
-    blurred = torch.isclose(pairs, normalize(torch.zeros(3, 1, 1))).all(dim=(2, 3, 4))
+    blurred = torch.isclose(pairs, InputSpec().from_rgb(torch.zeros(3, 1, 1))).all(dim=(2, 3, 4))
     assert blurred[:, 0].all()
     assert 0.05 < blurred[:, 1].double().mean() < 0.16
 

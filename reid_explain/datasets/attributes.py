@@ -35,8 +35,7 @@ class IdentityAttributes(NamedTuple):
 def read_attributes(path: str | Path) -> IdentityAttributes:
     """Read ``market_attribute.mat`` or ``duke_attribute.mat``, training and test identities.
 
-    Fields are matched by name (the two parts list them in different orders); the four-valued
-    ``age`` is left out.
+    Fields are matched by name; the four-valued ``age`` is left out.
 
     Raises:
         InputError: the file is absent, unreadable or of another form.
@@ -57,40 +56,28 @@ def read_attributes(path: str | Path) -> IdentityAttributes:
 
 def _rows(part: Any, names: list[str]) -> dict[int, NDArray[np.int64]]:
     table = np.stack([np.atleast_1d(getattr(part, name)) for name in names], axis=1)
-    identities = np.atleast_1d(part.image_index)
-    return {
-        int(identity): row for identity, row in zip(identities, table.astype(np.int64), strict=True)
-    }
+    pairs = zip(np.atleast_1d(part.image_index), table.astype(np.int64), strict=True)
+    return {int(identity): row for identity, row in pairs}
 
 
 def record_labels(dataset: ReIDDataset, records: Sequence[Record], names: Sequence[str]) -> Tensor:
     """Return the attributes of the identity of each record, (N, len(names)), int64.
 
-    1 or 2, and 0 where unknown: all attributes of junk and distractors, and those of ``names``
-    that the data set does not label.
-
-    Args:
-        dataset: with ``attribute_names`` and ``labels``.
-        records: whose identities.
-        names: the columns, matched by name.
+    1 or 2, and 0 where unknown: all attributes of junk and distractors, and those of ``names``,
+    which are matched by name, that the data set does not label.
 
     Raises:
         InputError: the data set labels none of ``names``, or misses an identity.
     """
-    columns = [
-        list(dataset.attribute_names).index(name) if name in dataset.attribute_names else None
-        for name in names
-    ]
+    places = {name: place for place, name in enumerate(dataset.attribute_names)}
+    columns = [places.get(name) for name in names]
     if all(column is None for column in columns):
         raise InputError("dataset", f"{dataset.name} without labels of {', '.join(names)}", "some")
     people = {record.identity for record in records if record.role is Role.PERSON}
-    if missing := people - set(dataset.labels):
+    if missing := people - {*dataset.labels}:
         shown = ", ".join(map(str, sorted(missing)[:5]))
-        raise InputError(
-            "dataset",
-            f"{dataset.name} without attributes of {len(missing)} identities: {shown}",
-            "attributes of every identity",
-        )
+        got = f"{dataset.name} without attributes of {len(missing)} identities: {shown}"
+        raise InputError("dataset", got, "attributes of every identity")
     rows = {i: [0 if c is None else int(dataset.labels[i][c]) for c in columns] for i in people}
     unknown = [0] * len(names)
     return torch.tensor([rows[r.identity] if r.role is Role.PERSON else unknown for r in records])

@@ -36,29 +36,29 @@ class FileDataset:
         gallery: Sequence[Record],
         attributes: IdentityAttributes = NO_ATTRIBUTES,
     ) -> None:
-        _check_disjoint(train, [*query, *gallery])
+        tested = {record.identity for record in (*query, *gallery)}
+        shared = [record for record in train if record.identity in tested]
+        if shared:
+            count = len({record.identity for record in shared})
+            got = f"{count} training identities in query or gallery too, first {shared[0].path}"
+            raise InputError("root", got, "identities of either training or test images")
         self.train: Sequence[Record] = train
         self.query: Sequence[Record] = query
         self.gallery: Sequence[Record] = gallery
-        self.attribute_names = attributes.names
-        self.labels = attributes.labels
+        self.attribute_names, self.labels = attributes
 
     def load(self, record: Record) -> Image.Image:
-        """Return the RGB image of one record, in its own size.
-
-        Raises:
-            InputError: the file is absent, truncated or no image.
-        """
+        """Return the RGB image of one record, in its own size, see ``load_image``."""
         return load_image(record.path)
 
 
 class ThreeFolderDataset(FileDataset):
     """A data set laid out as Market-1501 is: three folders, identity and camera in the file names.
 
-    A subclass states ``name`` and the form of its file names and, where it has them, the roles of
-    identities that are no person and its attribute file. ``labels[identity]`` holds the attributes
-    of ``attribute_names`` (1 or 2, see ``IdentityAttributes``) where that file is present in
-    ``attribute``; otherwise both are empty.
+    A subclass is a row of a table: ``name``, the form of its file names and, where it has them,
+    its ``folders``, the identities that are no person, and its attribute file. ``labels[identity]``
+    has the attributes of ``attribute_names`` (1 or 2, see ``IdentityAttributes``) where that file
+    is present in ``attribute``; otherwise both are empty.
 
     Args:
         root: the folder with the three ``folders``.
@@ -73,37 +73,28 @@ class ThreeFolderDataset(FileDataset):
     #: The whole file name; group 1 is the identity, group 2 the camera.
     name_pattern: str
     name_example: str
-    #: Identities that are no person.
     junk: tuple[int, ...] = ()
     distractors: tuple[int, ...] = ()
     attribute_file: str | None = None
     attributes_in_file: tuple[str, ...] = ()
 
     def __init__(self, root: str | Path) -> None:
-        root = Path(root)
-        train, query, gallery = (self._read(root / folder) for folder in self.folders)
-        super().__init__(train, query, gallery, self._attributes(root))
+        train, query, gallery = (self._read(Path(root, folder)) for folder in self.folders)
+        super().__init__(train, query, gallery, self._attributes(Path(root)))
 
     def _attributes(self, root: Path) -> IdentityAttributes:
         path = root / "attribute" / (self.attribute_file or "")
         if not path.is_file():
             return NO_ATTRIBUTES
         attributes = read_attributes(path)
-        found, wanted = set(attributes.names), set(self.attributes_in_file)
+        found, wanted = {*attributes.names}, {*self.attributes_in_file}
         if found != wanted:
-            missing = ", ".join(sorted(wanted - found)) or "none"
-            unexpected = ", ".join(sorted(found - wanted)) or "none"
-            raise InputError(
-                "root",
-                f"{path} with attributes missing: {missing}; unexpected: {unexpected}",
-                f"the {len(wanted)} attributes of {self.name}",
+            missing, unexpected = (
+                ", ".join(sorted(names)) or "none" for names in (wanted - found, found - wanted)
             )
+            got = f"{path} with attributes missing: {missing}; unexpected: {unexpected}"
+            raise InputError("root", got, f"the {len(wanted)} attributes of {self.name}")
         return attributes
-
-    def _role(self, identity: int) -> Role:
-        if identity in self.junk:
-            return Role.JUNK
-        return Role.DISTRACTOR if identity in self.distractors else Role.PERSON
 
     def _read(self, folder: Path) -> tuple[Record, ...]:
         expected = f"a folder of {self.name} with names like {self.name_example}"
@@ -115,11 +106,15 @@ class ThreeFolderDataset(FileDataset):
             match = re.fullmatch(self.name_pattern, path.name)
             if match is None:
                 raise InputError("root", f"{path.name} in {folder}", expected)
-            identity, camera = int(match[1]), int(match[2])
-            records.append(Record(path, identity, camera, self._role(identity)))
+            records.append(Record(path, int(match[1]), int(match[2]), self._role(int(match[1]))))
         if not records:
             raise InputError("root", f"no {suffix} file in {folder}", expected)
         return tuple(records)
+
+    def _role(self, identity: int) -> Role:
+        if identity in self.junk:
+            return Role.JUNK
+        return Role.DISTRACTOR if identity in self.distractors else Role.PERSON
 
 
 def image_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
@@ -127,20 +122,5 @@ def image_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
 
     Hidden files, such as the ``._`` twins that macOS leaves in archives, are no images.
     """
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    )
-
-
-def _check_disjoint(train: Sequence[Record], test: Sequence[Record]) -> None:
-    tested = {record.identity for record in test}
-    shared = [record for record in train if record.identity in tested]
-    if shared:
-        count = len({record.identity for record in shared})
-        raise InputError(
-            "root",
-            f"{count} training identities in query or gallery too, first {shared[0].path}",
-            "train identities in no other split",
-        )
+    files = (path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    return sorted(path for path in files if not path.name.startswith("."))

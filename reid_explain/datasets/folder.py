@@ -1,4 +1,4 @@
-"""Photographs of one's own: one folder per identity."""
+"""A data set of one's own: a folder of photographs for each identity."""
 
 import csv
 import re
@@ -14,39 +14,30 @@ from reid_explain.errors import InputError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 TABLE = "images.csv"
-COLUMNS = ("path", "camera", "split")
-
-# c3, cam3 or camera3 between other characters than letters and digits; Market-1501's c3s1 too.
+COLUMNS = {"path", "camera", "split"}
 CAMERA_PATTERN = r"(?i)(?<![^\W_])c(?:am(?:era)?)?(\d+)(?=s\d|[\W_]|$)"
-
-# What the values of the column "split" mean.
+"""c3, cam3 or camera3 between other characters than letters and digits; Market-1501's c3s1 too."""
 SPLITS = {
-    "train": ("train",),
-    "query": ("query",),
-    "gallery": ("gallery",),
+    **{name: (name,) for name in ("train", "query", "gallery")},
     "test": ("query", "gallery"),
 }
+"""The splits by the values of the column ``split``."""
 
 
 @DATASETS.register
 class FolderDataset(FileDataset):
     """People, products or anything else: ``root/NAME/IMAGE``, one folder per identity.
 
-    Identities are 1 to n in the sorted order of the folders' names, and ``identity_names`` gives
-    the names back. No name means junk or a distractor. ``attribute_names`` and ``labels`` are
-    empty.
+    Identities are 1 to n in the sorted order of the folders' names; ``identity_names`` gives the
+    names back. All are persons, without attributes. Without a table every image is query and
+    gallery, and ``train`` is empty.
 
-    Splits. Without a table ``train`` is empty, and every image is query and gallery.
+    Retrieval leaves out the gallery images of the query's identity and camera. Cameras come from
+    the table, or else from the file names; where no name has one, each image is its own camera.
+    Whole numbers stay, other cameras are 1 to n in sorted order; ``camera_names`` gives them back.
 
-    Cameras, from the table's column or else from the file names. Retrieval leaves out the gallery
-    images of the query's identity and camera, so the query itself is never its own match. Where no
-    name has a camera, each image is its own: every other image of the identity is then a match.
-    Cameras that are whole numbers keep them, others are 1 to n in sorted order; ``camera_names``
-    gives them back as they were written.
-
-    The table is a CSV file in UTF-8 with a header, and its rows are the data set: images that it
-    does not list are left out, and the folders may lie deeper, for the folder that holds the image
-    is the identity.
+    The table is a CSV file in UTF-8 with a header. Images that it does not list are left out, and
+    the folders may lie deeper, for the folder that holds the image is the identity.
 
     - ``path``: the image, relative to ``root``: ``anna/1.jpg``.
     - ``camera``, optional: a number or a name.
@@ -68,17 +59,13 @@ class FolderDataset(FileDataset):
 
     Example:
         >>> from tempfile import TemporaryDirectory
-        >>> from PIL import Image
         >>> with TemporaryDirectory() as root:
         ...     for name in ("anna/1_c1.png", "anna/2_c2.png", "bob/1_c1.png"):
-        ...         path = Path(root, name)
-        ...         path.parent.mkdir(exist_ok=True)
-        ...         Image.new("RGB", (8, 16)).save(path)
+        ...         Path(root, name).parent.mkdir(exist_ok=True)
+        ...         Path(root, name).touch()
         ...     dataset = FolderDataset(root)
-        >>> [(record.identity, record.camera) for record in dataset.query]
-        [(1, 1), (1, 2), (2, 1)]
-        >>> dataset.identity_names
-        {1: 'anna', 2: 'bob'}
+        >>> [(record.identity, record.camera) for record in dataset.query], dataset.identity_names
+        ([(1, 1), (1, 2), (2, 1)], {1: 'anna', 2: 'bob'})
     """
 
     name = "folder"
@@ -102,14 +89,12 @@ class FolderDataset(FileDataset):
         people = sorted({photo.identity for photo in photos})
         identities = {name: number for number, name in enumerate(people, 1)}
         cameras = _camera_numbers(str(photo.camera) for photo in photos)
-        records = [
-            (Record(photo.path, identities[photo.identity], cameras[str(photo.camera)]), photo)
-            for photo in photos
-        ]
-        train, query, gallery = (
-            tuple(record for record, photo in records if split in SPLITS[photo.split])
-            for split in ("train", "query", "gallery")
-        )
+        splits: dict[str, list[Record]] = {"train": [], "query": [], "gallery": []}
+        for photo in photos:
+            place = identities[photo.identity], cameras[str(photo.camera)]
+            for split in SPLITS[photo.split]:
+                splits[split].append(Record(photo.path, *place))
+        train, query, gallery = map(tuple, splits.values())
         super().__init__(train, query, gallery)
         self.identity_names = {number: name for name, number in identities.items()}
         self.camera_names = {number: name for name, number in cameras.items()}
@@ -132,14 +117,11 @@ def _photos_in_folders(root: Path) -> list[Photo]:
     folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
     if not folders:
         raise InputError("root", f"no folder in {root}", "one folder per identity")
-    photos = []
-    for folder in folders:
-        found = [Photo(path) for path in image_files(folder, IMAGE_SUFFIXES)]
-        if not found:
-            expected = f"images ({' '.join(IMAGE_SUFFIXES)}) in each identity's folder"
-            raise InputError("root", f"no image in {folder}", expected)
-        photos += found
-    return photos
+    found = {folder: image_files(folder, IMAGE_SUFFIXES) for folder in folders}
+    if empty := [folder for folder in folders if not found[folder]]:
+        expected = f"images ({' '.join(IMAGE_SUFFIXES)}) in each identity's folder"
+        raise InputError("root", f"no image in {empty[0]}", expected)
+    return [Photo(path) for paths in found.values() for path in paths]
 
 
 def _photos_in_table(root: Path, table: Path) -> list[Photo]:
@@ -150,7 +132,7 @@ def _photos_in_table(root: Path, table: Path) -> list[Photo]:
             rows = [(f"line {reader.line_num} of {table}", row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError("table", f"{table} ({error})", "a readable CSV file in UTF-8") from error
-    if "path" not in columns or len(set(columns)) < len(columns) or {*columns} - {*COLUMNS}:
+    if "path" not in columns or len({*columns}) < len(columns) or {*columns} - COLUMNS:
         got = f"columns {', '.join(columns) or 'none'} in {table}"
         raise InputError("table", got, "path and, if wanted, camera and split, with commas")
     photos = [_photo(root, row, where) for where, row in rows]
@@ -183,9 +165,8 @@ def _with_cameras(photos: list[Photo], pattern: str | None) -> list[Photo]:
     try:
         form = re.compile(CAMERA_PATTERN if pattern is None else pattern)
     except re.error as error:
-        raise InputError(
-            "camera_pattern", f"{pattern} ({error})", "a regular expression"
-        ) from error
+        got = f"{pattern} ({error})"
+        raise InputError("camera_pattern", got, "a regular expression") from error
     if not form.groups:
         raise InputError("camera_pattern", pattern, "a group that is the camera, as in c([0-9]+)")
     matches = [(photo, form.search(photo.path.stem)) for photo in photos]
@@ -199,7 +180,7 @@ def _with_cameras(photos: list[Photo], pattern: str | None) -> list[Photo]:
 
 
 def _camera_numbers(names: Iterable[str]) -> dict[str, int]:
-    distinct = sorted(set(names))
+    distinct = sorted({*names})
     if all(re.fullmatch(r"\d{1,9}", name) for name in distinct):
         return {name: int(name) for name in distinct}
     return {name: number for number, name in enumerate(distinct, 1)}

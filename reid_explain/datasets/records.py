@@ -1,4 +1,4 @@
-"""What every data set gives: records of path, identity and camera, and images of them."""
+"""What every data set gives: records of path, identity, camera and role, and their images."""
 
 import enum
 from collections.abc import Mapping, Sequence
@@ -41,42 +41,36 @@ class ReIDDataset(Protocol):
     """A re-identification data set; folders on disk and drawn worlds alike.
 
     Train identities are in no other split. ``attribute_names`` and ``labels`` are empty where
-    nothing is known of attributes.
+    nothing is known of attributes. What a model makes of an image's size is the model's business
+    (``InputSpec``): a data set does not resize.
     """
 
     @property
     def name(self) -> str:
         """What ``open_dataset`` calls it."""
-        ...
 
     @property
     def train(self) -> Sequence[Record]:
         """Images to train on."""
-        ...
 
     @property
     def query(self) -> Sequence[Record]:
         """Images to search for."""
-        ...
 
     @property
     def gallery(self) -> Sequence[Record]:
         """Images to search in."""
-        ...
 
     @property
     def attribute_names(self) -> Sequence[str]:
         """The binary attributes of an identity."""
-        ...
 
     @property
     def labels(self) -> Mapping[int, NDArray[np.int64]]:
         """By identity, an array (len(attribute_names),): 1 or 2 as published, 0 unknown."""
-        ...
 
     def load(self, record: Record) -> Image.Image:
         """Return the RGB image of one record."""
-        ...
 
 
 class RecordDataset(Dataset[tuple[Tensor, int, int]]):

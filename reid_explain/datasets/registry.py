@@ -22,7 +22,7 @@ def open_dataset(name: str, root: str | Path | None = None, **settings: Any) -> 
     Args:
         name: one of ``DATASETS``, or ``"module:Class"``.
         root: the data set's folder; none for ``"synthetic"``, which is drawn.
-        settings: the data set's own keywords; its defaults otherwise.
+        settings: the data set's own keywords.
 
     Raises:
         InputError: another name, a root missing or not wanted, or what the data set raises.
