@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from reid_explain import InputError
-from reid_explain.datasets.catalogue import DATASET_NAMES, SYNTHETIC
-from reid_explain.models.build import MODEL_NAMES, check_model_name
+from reid_explain.datasets.registry import DATASETS, SYNTHETIC
+from reid_explain.models.build import MODELS, check_model_name
 
 SHIPPED = "synthetic"
 """The model that comes with the package."""
-MODEL_HELP = f"{', '.join(MODEL_NAMES)}, or timm/NAME"
+MODEL_HELP = f"{', '.join(MODELS)}, or timm/NAME"
 TARGET_HELP = f"{SHIPPED}, {MODEL_HELP}"
 
 
@@ -61,7 +61,7 @@ def benchmark_parser(description: str, *, methods: Sequence[str]) -> argparse.Ar
 
 def add_dataset(parser: argparse.ArgumentParser) -> None:
     """Add --dataset and --root."""
-    parser.add_argument("--dataset", choices=DATASET_NAMES, default=SYNTHETIC)
+    parser.add_argument("--dataset", choices=tuple(DATASETS), default=SYNTHETIC)
     parser.add_argument("--root", type=Path, help="the data set's folder; synthetic has none")
 
 

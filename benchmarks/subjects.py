@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from reid_explain.datasets.images import IMAGE_SIZE, to_tensor
-from reid_explain.datasets.records import DISTRACTOR_IDENTITY, JUNK_IDENTITY, Record
+from reid_explain.datasets.records import Record, Role
+from reid_explain.inputs import InputSpec
 
 
 class Subject(NamedTuple):
@@ -22,12 +22,12 @@ class Subject(NamedTuple):
 
 def match_of(query: Record, gallery: Sequence[Record]) -> Record | None:
     """Return the first image of the same person from another camera, if there is one."""
-    if query.identity in (JUNK_IDENTITY, DISTRACTOR_IDENTITY):
+    if query.role is not Role.PERSON:
         return None
     matches = (r for r in gallery if r.identity == query.identity and r.camera != query.camera)
     return next(matches, None)
 
 
-def as_batch(image: NDArray[np.uint8], size: tuple[int, int] = IMAGE_SIZE) -> Tensor:
+def as_batch(image: NDArray[np.uint8], size: tuple[int, int] = (256, 128)) -> Tensor:
     """Return a drawn image (H, W, 3) as a model takes it, (1, 3, height, width)."""
-    return to_tensor(Image.fromarray(image), size)[None]
+    return InputSpec(size).to_tensor(Image.fromarray(image))[None]

@@ -39,8 +39,8 @@ from reid_explain import (
     ScoreCAM,
     ScoreFAM,
 )
-from reid_explain.datasets.images import denormalize, load_image, to_tensor
 from reid_explain.datasets.synthetic import SyntheticReID
+from reid_explain.inputs import load_image
 from reid_explain.models.checkpoints import open_checkpoint
 from reid_explain.models.pretrained import load_pretrained
 from reid_explain.visualization import comparison_figure, explanation_figure, save_figure
@@ -96,9 +96,9 @@ else:
     pictures = [data.load(query)]
     candidates = [data.load(record) for record in others[:32]]
 
-images = torch.stack([to_tensor(picture) for picture in pictures])
+images = torch.stack([model.input_spec.to_tensor(picture) for picture in pictures])
 if candidates:
-    gallery = torch.stack([to_tensor(picture) for picture in candidates])
+    gallery = torch.stack([model.input_spec.to_tensor(picture) for picture in candidates])
     with torch.no_grad():
         cosine = F.normalize(model(images)) @ F.normalize(model(gallery)).T
     cosine, ranked = cosine.sort(descending=True)
@@ -146,7 +146,7 @@ def save(figure, suffix=""):
         save_figure(figure, args.output.with_stem(args.output.stem + suffix))
 
 
-save(comparison_figure(denormalize(images), maps, titles=names, figure=plt.figure()))
+save(comparison_figure(model.input_spec.to_rgb(images), maps, titles=names, figure=plt.figure()))
 
 # %%
 # The matches of one query
@@ -158,7 +158,7 @@ if pairwise:
     top = ranked[0, :4]
     matches = explainers[pairwise[0]].attribute(gallery[top], references=images[:1])
     figure = explanation_figure(
-        denormalize(torch.cat([images[:1], gallery[top]])),
+        model.input_spec.to_rgb(torch.cat([images[:1], gallery[top]])),
         torch.cat([maps[pairwise[0]][:1], matches]),
         titles=["query", *(f"rank {i}\ncosine {c:.2f}" for i, c in enumerate(cosine[0, :4], 1))],
         shared_scale=True,

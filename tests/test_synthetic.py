@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import loadmat
 
-from reid_explain.datasets.records import DISTRACTOR_IDENTITY, Record, ReIDDataset
+from reid_explain.datasets.records import Record, ReIDDataset
 from reid_explain.datasets.synthetic import ATTRIBUTE_NAMES, SyntheticReID
 from reid_explain.datasets.synthetic.appearance import sample_appearance
 from reid_explain.datasets.synthetic.attributes import (
@@ -36,6 +36,7 @@ from reid_explain.datasets.synthetic.canvas import (
 )
 from reid_explain.datasets.synthetic.figure import paint
 from reid_explain.datasets.synthetic.person import Person, View, sample_pose
+from reid_explain.datasets.synthetic.picture import DISTRACTOR_IDENTITY
 from reid_explain.datasets.synthetic.scene import foreground
 from reid_explain.datasets.synthetic.truth import TWO_VALUED, attribute_masks, person_mask
 from reid_explain.errors import InputError

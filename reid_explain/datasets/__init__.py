@@ -5,13 +5,6 @@ from typing import TYPE_CHECKING, Any
 from reid_explain.datasets.attributes import IdentityAttributes, read_attributes, record_labels
 from reid_explain.datasets.files import FileDataset, ThreeFolderDataset
 from reid_explain.datasets.folder import FolderDataset
-from reid_explain.datasets.images import (  # TODO(house): drop
-    IMAGE_SIZE,
-    denormalize,
-    load_image,
-    normalize,
-    to_tensor,
-)
 from reid_explain.datasets.published import CUHK03, DukeMTMCreID, Market1501
 from reid_explain.datasets.records import Record, RecordDataset, ReIDDataset, Role
 from reid_explain.datasets.registry import DATASETS, open_dataset
@@ -22,7 +15,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CUHK03",
     "DATASETS",
-    "IMAGE_SIZE",
     "DukeMTMCreID",
     "FileDataset",
     "FolderDataset",
@@ -34,13 +26,9 @@ __all__ = [
     "Role",
     "SyntheticReID",
     "ThreeFolderDataset",
-    "denormalize",
-    "load_image",
-    "normalize",
     "open_dataset",
     "read_attributes",
     "record_labels",
-    "to_tensor",
 ]
 
 

@@ -13,9 +13,6 @@ from torch.utils.data import Dataset
 
 from reid_explain.inputs import InputSpec
 
-JUNK_IDENTITY = -1  # TODO(house): drop both, use Record.role
-DISTRACTOR_IDENTITY = 0
-
 
 class Role(enum.Enum):
     """What an image counts as in retrieval."""

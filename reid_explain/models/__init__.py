@@ -1,7 +1,5 @@
 """Re-identification networks with the seam ``features`` / ``embed``, and their weights."""
 
-from typing import Any
-
 from reid_explain.models.build import MODELS, build_model
 from reid_explain.models.checkpoints import load_checkpoint, open_checkpoint
 from reid_explain.models.functions import FunctionNet
@@ -36,10 +34,3 @@ __all__ = [
     "osnet_x1_0",
     "save_trained",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Names of before the registry. TODO(house): drop."""
-    if name == "MODEL_NAMES":
-        return tuple(MODELS)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -75,11 +75,3 @@ def _factory(name: str) -> Callable[..., EmbeddingNet]:
     if name not in MODELS and ":" not in name:
         raise InputError("name", repr(name), f"one of {', '.join(MODELS)}, or {PREFIX}NAME")
     return MODELS.resolve(name)
-
-
-def __getattr__(name: str) -> Any:
-    """Names of before the registry. TODO(house): drop."""
-    old = {"BASELINES": ("ide", "bot", "sbs"), "PART_NETS": ("pcb", "mgn")}
-    if name in (*old, "MODEL_NAMES"):
-        return old.get(name) or tuple(MODELS)
-    raise AttributeError(name)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reid_explain.datasets.records import DISTRACTOR_IDENTITY, Record, Role
+from reid_explain.datasets.records import Record, Role
 from reid_explain.datasets.synthetic.appearance import sample_appearance
 from reid_explain.datasets.synthetic.attributes import Labels, outfit_of, sample_labels
 from reid_explain.datasets.synthetic.camera import CAMERAS, Exposure, expose
@@ -22,6 +22,9 @@ from reid_explain.datasets.synthetic.scene import (
     shadow,
     texture,
 )
+
+DISTRACTOR_IDENTITY = 0
+"""What names of distractors begin with, as in Market-1501."""
 
 
 class Stream(IntEnum):

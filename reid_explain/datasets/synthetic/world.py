@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from reid_explain.datasets.records import DISTRACTOR_IDENTITY, Record
+from reid_explain.datasets.records import Record
 from reid_explain.datasets.synthetic.attributes import (
     ATTRIBUTE_NAMES,
     Labels,
@@ -17,7 +17,13 @@ from reid_explain.datasets.synthetic.attributes import (
     toggle,
 )
 from reid_explain.datasets.synthetic.camera import CAMERAS
-from reid_explain.datasets.synthetic.picture import Painter, Shot, Stream, generator
+from reid_explain.datasets.synthetic.picture import (
+    DISTRACTOR_IDENTITY,
+    Painter,
+    Shot,
+    Stream,
+    generator,
+)
 from reid_explain.datasets.synthetic.truth import (
     Counterfactual,
     Rendering,
