@@ -573,7 +573,7 @@ import sys
 sys.path[:0] = {paths}
 import training_runs
 
-target.main({arguments})
+train_target.main({arguments})
 """
 
 
