@@ -570,8 +570,10 @@ def one_step(settings, monkeypatch, process):
 
 TWO = """
 import sys
+
 sys.path[:0] = {paths}
 import training_runs
+from reid_explain.benchmark import train_target
 
 train_target.main({arguments})
 """
