@@ -11,7 +11,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 project = "reid_explain"
 author = "The reid_explain authors"
-copyright = "The reid_explain authors, MIT licence"
+copyright = "The reid_explain authors, MIT license"
 version = release = installed_version("reid-explain")
 
 extensions = [

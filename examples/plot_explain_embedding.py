@@ -7,7 +7,7 @@ with a map over the image, here side by side as in figure 4 of the FAM paper (Wu
 CVPR 2022).
 
 Without arguments this page draws its pedestrians and uses the model that comes with the package.
-With your own files, and a checkpoint of torchreid, fast-reid or reid-strong-baseline::
+With your own files, and a checkpoint of your model::
 
     python examples/plot_explain_embedding.py \
         --image query.jpg --reference gallery_1.jpg gallery_2.jpg \
@@ -15,156 +15,173 @@ With your own files, and a checkpoint of torchreid, fast-reid or reid-strong-bas
 
 """
 
-# %%
-# What to explain
-# ---------------
-# The methods differ in what they need. The class-based ones explain a training identity, the
-# reference-based ones a match, and the last three the embedding by itself.
-import argparse
 import sys
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 
-from reid_explain import (
-    CGRAM,
-    RAM,
-    ActivationMean,
-    GradCAM,
-    GradFAM,
-    GradRAM,
-    InputError,
-    ScoreCAM,
-    ScoreFAM,
-)
+from reid_explain import InputError
+from reid_explain.benchmark.command_line import TargetOptions, one_line_errors, read
+from reid_explain.benchmark.methods import Subject, all_methods, find_methods
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.inputs import load_image
-from reid_explain.models.checkpoints import open_checkpoint
-from reid_explain.models.pretrained import load_pretrained
 from reid_explain.visualization import comparison_figure, explanation_figure, save_figure
 
-CLASS_BASED = ("GradCAM", "ScoreCAM")
-REFERENCE_BASED = ("RAM", "CGRAM", "GradRAM")
-SINGLE_IMAGE = ("GradFAM", "ScoreFAM", "ActivationMean")
-METHODS = (*CLASS_BASED, *REFERENCE_BASED, *SINGLE_IMAGE)
-
-parser = argparse.ArgumentParser(description="Explain the embeddings of images, method by method.")
-add = parser.add_argument
-add("--image", type=Path, nargs="+", metavar="FILE", help="images to explain")
-add("--reference", type=Path, nargs="+", metavar="FILE", help="gallery to find references in")
-add("--weights", type=Path, metavar="FILE", help="checkpoint of your model")
-add("--method", nargs="+", choices=("all", *METHODS), default=["all"], help="one, several or all")
-add("--output", type=Path, metavar="PATH", help="a .png or .pdf file, or a folder")
-args = parser.parse_args(sys.argv[1:] if __name__ == "__main__" else [])
-if args.output and not args.output.suffix:
-    args.output = args.output / "explanation.png"
-
-methods = METHODS if "all" in args.method else args.method
-if args.reference and not args.image:
-    parser.error("--reference goes with --image")
-if args.image and not args.reference:
-    if set(args.method) & set(REFERENCE_BASED):
-        parser.error(f"{', '.join(REFERENCE_BASED)} explain a match: give --reference")
-    methods = [method for method in methods if method not in REFERENCE_BASED]
-
 # %%
-# A model and a layer
-# -------------------
-# A model is a function from images to embeddings; the maps are made of a layer's channels. Which
-# network a checkpoint is of shows in the names and shapes of its weights.
-try:
-    model = open_checkpoint(args.weights) if args.weights else load_pretrained("synthetic")
-except InputError as error:
-    parser.error(f"--weights: {error}")
-layer = model.get_submodule(model.map_layer)
+# What to explain, and what with
+# ------------------------------
+# Whatever can be wrong is looked at before anything is computed: images, methods, output.
+
+SCRIPT = "plot_explain_embedding.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is explained, and how.
+
+    Args:
+        image: images to explain; by default a drawn pedestrian
+        reference: gallery to find their matches in
+        method: names or module:Class, between spaces or commas; by default those that take seconds
+        ranks: how many of the gallery to draw
+        output: a .png or .pdf file, or a folder
+    """
+
+    image: tuple[Path, ...] = ()
+    reference: tuple[Path, ...] = ()
+    method: tuple[str, ...] = ()
+    ranks: int = 4
+    output: Path | None = None
+
+
+def where(output):
+    """Return the file to write, in a folder that is there."""
+    if output is None and plt.get_backend().lower() == "agg":
+        output = Path("explanation.png")  # no display to show it on
+    if output is None:
+        return None
+    path = output if output.suffix else output / "explanation.png"
+    if path.suffix.lower() not in (".png", ".pdf") or path.is_dir():
+        raise InputError("output", output, "a .png or .pdf file, or a folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def chosen(names, has_references):
+    """Return the methods of these names, or those that take seconds, and one control."""
+    names = [name for each in names for name in each.split(",") if name]
+    known = all_methods()
+    if names and names != ["all"]:
+        return find_methods(names, known)
+    controls = {"Random", "Centre"}
+    return {
+        name: method
+        for name, method in known.items()
+        if method.fact("cost") != "descent" and name not in controls
+        if has_references or "references" not in method.needs
+    }
+
+
+on_command_line = __name__ == "__main__"
+fields = [("options", Options), ("target", TargetOptions)]
+line = make_dataclass("Explain", fields, namespace={"__doc__": "Explain embeddings of images."})
+settings = read(line, None if on_command_line else [], SCRIPT)
+options = settings.options
+
+with one_line_errors(SCRIPT):
+    if options.ranks < 1:
+        raise InputError("ranks", options.ranks, "at least 1")
+    if options.reference and not options.image:
+        raise InputError("image", "none beside --reference", "the images to explain")
+    pictures = [load_image(path) for path in options.image]
+    candidates = [load_image(path) for path in options.reference]
+    methods = chosen(options.method, bool(candidates) or not pictures)
+    matching = [name for name in methods if "references" in methods[name].needs]
+    if matching and pictures and not candidates:
+        raise InputError("reference", "none", f"images: {', '.join(matching)} explain a match")
+    output = where(options.output) if on_command_line else None
+    target = settings.target.open()
 
 # %%
 # Images and their matches
 # ------------------------
 # The gallery is ranked by cosine similarity. The first in rank is the reference of its query.
-if args.image:
-    names = [path.name for path in args.image]
-    pictures = [load_image(path) for path in args.image]
-    candidates = [load_image(path) for path in args.reference or ()]
-else:
-    data = SyntheticReID(seed=0)
-    query = data.query[0]
-    others = [record for record in data.gallery if record.camera != query.camera]
-    names = ["query"]
-    pictures = [data.load(query)]
-    candidates = [data.load(record) for record in others[:32]]
 
-images = torch.stack([model.input_spec.to_tensor(picture) for picture in pictures])
+names, correct = [path.name for path in options.image], None
+if not pictures:
+    world = SyntheticReID(seed=0)
+    query = world.query[0]
+    others = [record for record in world.gallery if record.camera != query.camera][:32]
+    pictures, candidates = [world.load(query)], [world.load(record) for record in others]
+    names, correct = ["query"], [record.identity == query.identity for record in others]
+
+spec = target.spec
+images = torch.stack([spec.to_tensor(picture) for picture in pictures])
+references = None
 if candidates:
-    gallery = torch.stack([model.input_spec.to_tensor(picture) for picture in candidates])
-    with torch.no_grad():
-        cosine = F.normalize(model(images)) @ F.normalize(model(gallery)).T
-    cosine, ranked = cosine.sort(descending=True)
+    gallery = torch.stack([spec.to_tensor(picture) for picture in candidates])
+    cosines = F.normalize(target.embed(images)) @ F.normalize(target.embed(gallery)).T
+    cosines, ranked = cosines.sort(descending=True)
     references = gallery[ranked[:, 0]]
 
 # %%
 # All methods side by side
 # ------------------------
-# Each explainer takes a function and a layer. Class-based ones take one that returns logits and
-# explain the training identity that the image resembles most; RAM takes one that returns the
-# pooled layer. ``ActivationMean`` is a control: it knows nothing of the embedding.
+# A method says what it explains and needs: class-based ones explain the training identity that the
+# image resembles most, others the match with the reference, or the embedding by itself.
+# ``ActivationMean`` is a control: it knows nothing of the embedding.
 
-
-def logits(x):
-    return model.classify(model(x))
-
-
-def pooled(x):
-    return model.features(x).mean((2, 3))
-
-
-explainers = {
-    "GradCAM": GradCAM(logits, layer),
-    "ScoreCAM": ScoreCAM(logits, layer),
-    "RAM": RAM(pooled, layer),
-    "CGRAM": CGRAM(model, layer),
-    "GradRAM": GradRAM(model, layer),
-    "GradFAM": GradFAM(model, layer),
-    "ScoreFAM": ScoreFAM(model, layer),
-    "ActivationMean": ActivationMean(model, layer),
-}
-maps = {}
-for method in methods:
-    options = {}
-    if method in REFERENCE_BASED:
-        options["references"] = references
-    if method in ("ScoreCAM", "ScoreFAM"):
-        options["show_progress"] = True
-    maps[method] = explainers[method].attribute(images, **options)
+subject = Subject(images, references, target.predicted(images))
+explain, maps = {}, {}
+with one_line_errors(SCRIPT):
+    for name, method in methods.items():
+        progress = {"show_progress": True} if method.takes("show_progress") else {}
+        try:
+            explain[name] = method.on(target)
+            maps[name] = explain[name](subject, **progress)
+        except InputError as error:
+            if options.method:
+                raise
+            print(f"{name} is left out: {error}", file=sys.stderr)
 
 
 def save(figure, suffix=""):
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        save_figure(figure, args.output.with_stem(args.output.stem + suffix))
+    """Write a figure, and say where."""
+    if output:
+        path = output.with_stem(output.stem + suffix)
+        save_figure(figure, path)
+        print(path)
 
 
-save(comparison_figure(model.input_spec.to_rgb(images), maps, titles=names, figure=plt.figure()))
+with one_line_errors(SCRIPT):
+    save(comparison_figure(spec.to_rgb(images), maps, titles=names, figure=plt.figure()))
 
 # %%
-# The matches of one query
-# ------------------------
+# The matches of a query
+# ----------------------
 # A match has two sides. Here the query's map explains its similarity to the first in rank, and the
-# map of each gallery image its similarity to the query, on one colour scale.
-pairwise = [method for method in ("GradRAM", "CGRAM", "RAM") if method in methods]
-if pairwise:
-    top = ranked[0, :4]
-    matches = explainers[pairwise[0]].attribute(gallery[top], references=images[:1])
+# map of each gallery image its similarity to the query, on one color scale.
+
+matching = [name for name in ("GradRAM", *matching) if name in maps][:1]
+for number, name in [(number, name) for number in range(len(images)) for name in matching]:
+    top = ranked[number, : options.ranks]
+    matches = explain[name](Subject(gallery[top], images[number : number + 1]))
     figure = explanation_figure(
-        model.input_spec.to_rgb(torch.cat([images[:1], gallery[top]])),
-        torch.cat([maps[pairwise[0]][:1], matches]),
-        titles=["query", *(f"rank {i}\ncosine {c:.2f}" for i, c in enumerate(cosine[0, :4], 1))],
+        spec.to_rgb(torch.cat([images[number : number + 1], gallery[top]])),
+        torch.cat([maps[name][number : number + 1], matches]),
+        titles=[
+            names[number],
+            *(f"rank {k}\n{c:.2f}" for k, c in enumerate(cosines[number, : len(top)], 1)),
+        ],
+        correct=correct and [None, *(correct[row] for row in top)],
         shared_scale=True,
         figure=plt.figure(),
     )
-    save(figure, "_ranks")
+    with one_line_errors(SCRIPT):
+        save(figure, "_ranks" if len(images) == 1 else f"_ranks_{number + 1}")
 
-if not args.output:
+if not output:
     plt.show()

@@ -6,15 +6,7 @@ Most maps weight the channels of a layer. ``ExtremalFAM`` asks the embedding: wh
 alone, still has it? And of two images: which area, removed from both, makes their embeddings one?
 Both answers are found by descent, so they cost some hundred passes forward and backward; here the
 fast setting takes 72 for a map.
-
-.. code-block:: console
-
-   $ python examples/plot_extremal.py --output pictures
 """
-
-import argparse
-import sys
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
@@ -25,13 +17,9 @@ from reid_explain import ActivationMean, Centre, ExtremalFAM, GradFAM, ScoreFAM
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.fills import FILLS
 from reid_explain.metrics.faithfulness import composite, top_area_masks
-from reid_explain.metrics.localisation import energy_inside, pointing_game
-from reid_explain.models.pretrained import load_pretrained
-from reid_explain.visualization import comparison_figure, explanation_figure, save_figure
-
-parser = argparse.ArgumentParser(description="Maps by descent: what is kept, what differs.")
-parser.add_argument("--output", type=Path, help="write the figures to this folder")
-args = parser.parse_args(sys.argv[1:] if __name__ == "__main__" else [])
+from reid_explain.metrics.localization import energy_inside, pointing_game
+from reid_explain.models import load_pretrained
+from reid_explain.visualization import comparison_figure, explanation_figure
 
 model = load_pretrained("synthetic")
 spec = model.input_spec
@@ -54,7 +42,7 @@ maps = {
     "ActivationMean": ActivationMean(model, layer).attribute(images),
     "Centre": Centre(model, layer).attribute(images),
 }
-side_by_side = comparison_figure(spec.to_rgb(images), maps, figure=plt.figure())
+figure = comparison_figure(spec.to_rgb(images), maps, figure=plt.figure())
 
 # %%
 # The cosine of the whole image with its highest 5 to 70 %, over three fills. The blur is close to
@@ -90,7 +78,7 @@ differences = extremal.attribute(originals, changed, explains="difference")
 with torch.no_grad():
     apart = 1 - F.cosine_similarity(model(originals), model(changed))
 pairs = torch.stack([originals, changed], dim=1).flatten(0, 1)
-figure_of_changes = explanation_figure(
+figure = explanation_figure(
     spec.to_rgb(pairs),
     differences.repeat_interleave(2, dim=0),
     titles=[
@@ -113,15 +101,11 @@ for attribute, share, hit in zip(attributes, energy.tolist(), hits.tolist(), str
 # answer says which part of the frame keeps them apart, and there is no truth to compare it with.
 
 strangers = extremal.attribute(images, images.roll(1, 0), explains="difference")
-figure_of_strangers = explanation_figure(
+figure = explanation_figure(
     spec.to_rgb(torch.stack([images, images.roll(1, 0)], dim=1).flatten(0, 1)),
     strangers.repeat_interleave(2, dim=0),
     titles=[title for pair in "1234" for title in (f"pair {pair}", "")],
     figure=plt.figure(),
 )
 
-if args.output:
-    args.output.mkdir(parents=True, exist_ok=True)
-    save_figure(side_by_side, args.output / "kept.png")
-    save_figure(figure_of_changes, args.output / "changes.png")
-    save_figure(figure_of_strangers, args.output / "strangers.png")
+plt.show()

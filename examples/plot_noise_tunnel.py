@@ -14,26 +14,26 @@ from captum.metrics import sensitivity_max
 
 from reid_explain import GradFAM
 from reid_explain.datasets.synthetic import SyntheticReID
-from reid_explain.inputs import InputSpec
-from reid_explain.metrics.localisation import energy_inside
-from reid_explain.metrics.sanity import spearman
-from reid_explain.models.pretrained import load_pretrained
+from reid_explain.metrics.localization import energy_inside
+from reid_explain.metrics.similarity import spearman
+from reid_explain.models import load_pretrained
 from reid_explain.visualization import comparison_figure
 
 world = SyntheticReID(test_identities=20, distractors=0)
 records = world.query[:80:20]
-spec = InputSpec()
+model = load_pretrained("synthetic")
+spec = model.input_spec
 images = torch.stack([spec.to_tensor(world.load(record)) for record in records])
 people = torch.stack([torch.as_tensor(world.render(record).person) for record in records])[:, None]
 
 # %%
 # Plain and smoothed
 # ------------------
-# ``stdevs`` is in units of the normalised image, where a whole range of grey values is about 4.4.
+# ``stdevs`` is in units of the normalized image, where the whole range of gray values is about 4.4.
 # The noise is drawn anew for every call; the seed makes it the same, so that its chance does not
 # count as a change of the map below.
 
-explainer = GradFAM(load_pretrained("synthetic"), "backbone.layer3")
+explainer = GradFAM(model, "backbone.layer3")
 tunnel = NoiseTunnel(explainer)
 
 
@@ -66,8 +66,8 @@ for name, attribute in ways.items():
         n_perturb_samples=4,
         max_examples_per_batch=len(images),
     )
-    likeness = spearman(maps[name], maps["plain"])
+    similarity = spearman(maps[name], maps["plain"])
     inside = energy_inside(maps[name], people)
-    print(f"{name:12}{change.mean():11.2f}{likeness.mean():10.2f}{inside.mean():15.2f}")
+    print(f"{name:12}{change.mean():11.2f}{similarity.mean():10.2f}{inside.mean():15.2f}")
 
 plt.show()

@@ -24,11 +24,9 @@ from PIL import Image
 
 from reid_explain import ActivationMean, GradFAM
 from reid_explain.datasets.synthetic import SyntheticReID
-from reid_explain.explainers.layout import upsample
-from reid_explain.inputs import InputSpec
-from reid_explain.metrics.intervals import bootstrap_mean
-from reid_explain.metrics.localisation import area, energy_inside
-from reid_explain.models.pretrained import load_trained
+from reid_explain.metrics.localization import area, energy_inside
+from reid_explain.models import load_trained
+from reid_explain.statistics import bootstrap_mean
 from reid_explain.visualization import Curve, comparison_figure, curves_figure, save_figure
 
 parser = argparse.ArgumentParser(description="Draw Grad-FAM maps over the epochs of a training.")
@@ -42,20 +40,20 @@ args = parser.parse_args(sys.argv[1:] if __name__ == "__main__" else [])
 # %%
 # The same network at several epochs
 # ----------------------------------
-# A ResNet-18 with 40 channels in its second stage and 80 in its last, trained on the 5,044
-# training images of the synthetic world at 128 x 64. No label was used.
+# A ResNet-18 with 40 channels in its second stage and 80 in its last, trained on the training
+# images of the synthetic world at 128 x 64. No label was used.
 
 # Sphinx-gallery runs a page without __file__, in the folder of the examples.
 here = Path(__file__).parent if "__file__" in globals() else Path.cwd()
 cards = sorted((args.run or here / "ssl").glob("epoch_*.json"))
 if not cards:
     parser.error(f"--run: {args.run} has no epoch_*.json")
-facts = [json.loads(card.read_text()) for card in cards]
-epochs = [fact["epoch"] for fact in facts]
+epochs = [json.loads(card.read_text())["epoch"] for card in cards]
 models = [load_trained(card) for card in cards]
-layers = args.layer or (
-    [models[0].map_layer] if args.run else ["backbone.layer2", "backbone.layer4"]
-)
+spec = models[0].input_spec
+layers = args.layer or [models[0].map_layer]
+if not args.run and not args.layer:
+    layers = ["backbone.layer2", "backbone.layer4"]
 print(f"epochs {epochs}, {sum(p.numel() for p in models[0].parameters()):,} parameters")
 
 # %%
@@ -63,10 +61,11 @@ print(f"epochs {epochs}, {sum(p.numel() for p in models[0].parameters()):,} para
 
 world = SyntheticReID()
 records = world.query[:: len(world.query) // args.images][: args.images]
+identities = torch.tensor([record.identity for record in records])
 scenes = [world.render(record) for record in records]
-spec = models[0].input_spec
 images = torch.stack([spec.to_tensor(Image.fromarray(scene.image)) for scene in scenes])
 people = torch.stack([torch.from_numpy(scene.person)[None] for scene in scenes])
+people = people[..., :: people.shape[2] // spec.size[0], :: people.shape[3] // spec.size[1]]
 
 # %%
 # Maps, epoch by epoch
@@ -75,31 +74,21 @@ people = torch.stack([torch.from_numpy(scene.person)[None] for scene in scenes])
 
 
 def maps(explainer, model, layer):
-    """Return the maps of all images, as large as the people were drawn."""
-
-    def representation(x):
-        return model.pool(model.features(x))
-
-    coarse = explainer(representation, model.get_submodule(layer)).attribute(
-        images, interpolate_mode=None
-    )
-    return upsample(coarse.detach(), tuple(people.shape[2:]))
+    """Return the maps of all images."""
+    representation = explainer(lambda x: model.pool(model.features(x)), model.get_submodule(layer))
+    return representation.attribute(images)
 
 
 grad_fam = {layer: [maps(GradFAM, model, layer) for model in models] for layer in layers}
 four = torch.arange(4) * (len(images) // 4)
-
-
-def pictures(layer):
-    """Draw four people, with their maps after each epoch."""
-    columns = {
-        f"epoch {epoch}": own[four] for epoch, own in zip(epochs, grad_fam[layer], strict=True)
-    }
-    shown = torch.stack([InputSpec().to_tensor(Image.fromarray(scenes[n].image)) for n in four])
-    return comparison_figure(spec.to_rgb(shown), columns, figure=plt.figure())
-
-
-figures = {layer: pictures(layer) for layer in layers}
+figures = {
+    f"ssl_{layer}": comparison_figure(
+        spec.to_rgb(images[four]),
+        {f"epoch {n}": own[four] for n, own in zip(epochs, grad_fam[layer], strict=True)},
+        figure=plt.figure(),
+    )
+    for layer in layers
+}
 
 # %%
 # How much lies on the person
@@ -109,33 +98,24 @@ figures = {layer: pictures(layer) for layer in layers}
 # what Grad-FAM shows beyond it is what the representation takes from the layer.
 
 
-def energy(explainer, layer):
-    """Return mean and interval of the energy inside the person, in %, by epoch."""
-    if explainer is GradFAM:
-        by_epoch = grad_fam[layer]
-    else:
-        by_epoch = [maps(explainer, model, layer) for model in models]
-    return [bootstrap_mean(100 * energy_inside(own, people)) for own in by_epoch]
+def curve(values):
+    """Return the mean over the images, with intervals, of values (B,) at each epoch."""
+    intervals = [bootstrap_mean(100 * own, identities) for own in values]
+    return Curve(epochs, *zip(*intervals, strict=True))
 
 
-covered = [bootstrap_mean(100 * area(people))] * len(epochs)
-panels = {
-    layer: {
-        "GradFAM": energy(GradFAM, layer),
-        "ActivationMean": energy(ActivationMean, layer),
-        "share of the image": covered,
+panels = {}
+for layer in layers:
+    means = [maps(ActivationMean, model, layer) for model in models]
+    panels[layer] = {
+        "GradFAM": curve([energy_inside(own, people) for own in grad_fam[layer]]),
+        "ActivationMean": curve([energy_inside(own, people) for own in means]),
+        "share of the image": curve([area(people)] * len(epochs)),
     }
-    for layer in layers
-}
-for layer, curves in panels.items():
-    shares = ", ".join(f"{measured.mean:.1f}" for measured in curves["GradFAM"])
-    print(f"{layer}: {shares} % inside the person, who covers {covered[0].mean:.1f} %")
+    print(f"{layer}: {', '.join(f'{y:.1f}' for y in panels[layer]['GradFAM'].y)} % on the person")
 
-by_epoch = curves_figure(
-    {
-        layer: {name: Curve(epochs, *zip(*own, strict=True)) for name, own in curves.items()}
-        for layer, curves in panels.items()
-    },
+figures["ssl_energy"] = curves_figure(
+    panels,
     xlabel="epochs of training",
     ylabel="energy inside the person, %",
     ticks={epoch: str(epoch) for epoch in epochs},
@@ -147,8 +127,7 @@ by_epoch = curves_figure(
 
 if args.output:
     args.output.mkdir(parents=True, exist_ok=True)
-    for layer, figure in figures.items():
-        save_figure(figure, args.output / f"ssl_{layer}.png")
-    save_figure(by_epoch, args.output / "ssl_energy.png")
-elif __name__ == "__main__":
+    for name, figure in figures.items():
+        save_figure(figure, args.output / f"{name}.png")
+else:
     plt.show()

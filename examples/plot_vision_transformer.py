@@ -3,7 +3,7 @@ A vision transformer
 ====================
 
 The layer of a transformer gives tokens, not a map: class and register tokens drop out, and the rest
-becomes a grid, which need not be square. This page trains a tiny timm model on clothing colours for
+becomes a grid, which need not be square. This page trains a tiny timm model on clothing colors for
 a few seconds, far too short to be good at it, and asks whether its map has moved to the person.
 """
 
@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from reid_explain import GradFAM
+from reid_explain import GradFAM, InputError, InputSpec
 from reid_explain.datasets.synthetic import SyntheticReID
-from reid_explain.inputs import InputSpec
-from reid_explain.metrics.intervals import bootstrap_mean
-from reid_explain.metrics.localisation import area, energy_inside
+from reid_explain.metrics.localization import area, energy_inside
+from reid_explain.statistics import bootstrap_mean
 from reid_explain.visualization import comparison_figure
 
 # %%
@@ -37,7 +36,7 @@ model = timm.create_model(
     reg_tokens=4,
     num_classes=0,
 ).eval()
-spec = InputSpec((128, 64))
+spec = InputSpec(size=(128, 64))
 world = SyntheticReID(test_identities=60, distractors=0)
 queries = world.query[::5]  # about one of each person, from all cameras
 scenes = [world.render(record) for record in queries]
@@ -51,35 +50,38 @@ print("map   ", tuple(explainer.attribute(images, interpolate_mode=None).shape))
 
 # %%
 # The embedding of this model is the class token, which reads the patches in every block but never
-# again after the last: there the gradient with respect to them is 0. Explain an earlier block.
+# again after the last: there the gradient with respect to them is 0, and the error names a layer.
 
-print("last block:", float(GradFAM(model, "blocks.3").attribute(images).max()))
+try:
+    GradFAM(model, "blocks.3").attribute(images[:1])
+except InputError as error:
+    print(error)
 
 # %%
 # A few seconds of training
 # -------------------------
-# The colours of the upper and the lower garment, from 200 images.
+# The colors of the upper and the lower garment, from 200 images.
 
-colours = [
+colors = [
     index
     for index, name in enumerate(world.attribute_names)
     if name.startswith(("up", "down")) and name not in ("up", "down")
 ]
 records = world.train[::25]
 pictures = torch.stack([spec.to_tensor(world.load(record)) for record in records])
-labels = torch.stack([torch.as_tensor(world.labels[r.identity])[colours] - 1.0 for r in records])
+labels = torch.stack([torch.as_tensor(world.labels[r.identity])[colors] - 1.0 for r in records])
 
 before = explainer.attribute(images)
-head = torch.nn.Linear(64, len(colours))
-optimiser = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=1e-3)
+head = torch.nn.Linear(64, len(colors))
+optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=1e-3)
 model.train()
 for step in range(80):
     chosen = torch.randint(len(pictures), (32,))
     batch = pictures[chosen].flip(3) if step % 2 else pictures[chosen]
     loss = F.binary_cross_entropy_with_logits(head(model(batch)), labels[chosen])
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     loss.backward()
-    optimiser.step()
+    optimizer.step()
 model.eval()
 after = explainer.attribute(images)
 

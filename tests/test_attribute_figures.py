@@ -80,7 +80,7 @@ class TestAttributePairFigure:
     def test_images_and_the_maps_of_the_largest_contributions_in_columns(self):
         axes = image_grid(pair(), 4)
         titles = [axis.get_title() for axis in axes[0]]
-        assert titles == ["", "bag\n40.0 %", "down\n30.0 %", "up\n15.0 %"]
+        assert titles == ["", "bag\n40.0%", "down\n30.0%", "up\n15.0%"]
         assert [axis.get_ylabel() for axis in axes[:, 0]] == ["query", "gallery"]
         for axis, image in zip(axes[:, 0], (QUERY, GALLERY), strict=True):
             np.testing.assert_allclose(shown(axis), image.permute(1, 2, 0).numpy())
@@ -106,15 +106,15 @@ class TestAttributePairFigure:
         assert [label for label, *_ in bars] == ["bag", "down", "up", "2 others"]
         lengths = [length for _, length, *_ in bars]
         np.testing.assert_allclose(lengths, [0.4, 0.3, 0.15, 0.15], atol=1e-7)
-        assert [note for *_, note, _ in bars] == ["40.0 %", "30.0 %", "15.0 %", "15.0 %"]
+        assert [note for *_, note, _ in bars] == ["40.0%", "30.0%", "15.0%", "15.0%"]
         colors = [color for *_, color in bars]
         assert colors[0] == colors[1] == colors[2] != colors[3]
 
     def test_labels_say_what_differs_in_words_and_colors(self):
         bars = bars_of(pair(labels=LABELS))
         notes = [note for *_, note, _ in bars]
-        others = "15.0 %, 1 of them differ"
-        assert notes == ["40.0 %, differs", "30.0 %, same", "15.0 %, same", others]
+        others = "15.0%, 1 of them differ"
+        assert notes == ["40.0%, differs", "30.0%, same", "15.0%, same", others]
         differs, *same, others = [color for *_, color in bars]
         assert same[0] == same[1]
         assert len({differs, same[0], others}) == 3
@@ -197,7 +197,7 @@ class TestAttributeMapsFigure:
 CASES = {
     "pair": pair,
     "pair with everything": lambda **options: pair(
-        attributes=LONG, top=5, title="distance 12\nsum 11.4 (-5.0 %)", labels=LABELS, **options
+        attributes=LONG, top=5, title="distance 12\nsum 11.4 (-5.0%)", labels=LABELS, **options
     ),
     "one attribute": lambda **options: pair(top=1, title="distance 12", **options),
     "maps": lambda **options: maps(attributes=LONG, notes=["a\nb"] * 5, masks=MASKS, **options),

@@ -107,6 +107,11 @@ class TestIntervalFigure:
         assert left.lines[0].get_color() in GRAYS
         assert left.lines[1].get_color() == right.lines[0].get_color() not in GRAYS
 
+    def test_a_mean_without_bounds_is_a_dot(self):
+        (axis,) = interval_figure({"a": {"b": (1.0, NAN, NAN)}}).axes
+        axis.figure.draw_without_rendering()
+        assert axis.lines[0].get_xydata().tolist() == [[1, 0]]
+
     def test_chance_is_a_line_with_a_legend(self):
         panels = {"a": INTERVALS, "b": INTERVALS}
         left, right = interval_figure(panels, chance={"a": 34.4}).axes
@@ -175,8 +180,8 @@ def without(key):
         (lambda: curves_figure({"a": {"up": Curve([], [])}}), "panels['a']['up']"),
         (lambda: curves_figure({"a": {"up": Curve([X], [X])}}), "panels['a']['up']"),
         (lambda: interval_figure({"a": {}}), "panels"),
-        (lambda: interval_figure({"a": {"b": (1.0, 2.0, 3.0)}}), "panels['a']['b']"),
-        (lambda: interval_figure({"a": {"b": (1.0, 0.0, NAN)}}), "panels['a']['b']"),
+        (lambda: interval_figure({"a": {"b": (1.0, 2.0, 0.0)}}), "panels['a']['b']"),
+        (lambda: interval_figure({"a": {"b": (NAN, 0.0, 1.0)}}), "panels['a']['b']"),
         (lambda: interval_figure({"a": {"b": (1, 0, float("inf"))}}), "panels['a']['b']"),
         (lambda: training_figure([]), "panels"),
         (lambda: training_figure(without("loss")), "log[1]"),

@@ -23,7 +23,7 @@ from reid_explain.visualization import (
     picture_figure,
     save_figure,
 )
-from reid_explain.visualization.colors import GLOW, OPACITY, SIGNED_GLOW
+from reid_explain.visualization.colors import EXPONENT, GLOW, OPACITY, SIGNED_GLOW
 from reid_explain.visualization.maps import RIGHT, WRONG
 
 
@@ -64,7 +64,7 @@ class TestOverlay:
         image = photos(1, 2, 2)[0]
         map_ = torch.tensor([[0.0, 2.0], [1.0, 0.5]])
         place = np.array([[0, 1], [0.5, 0.25]])
-        share = 0.4 * place[..., None]
+        share = 0.4 * place[..., None] ** EXPONENT
         expected = (1 - share) * array(image) + share * colors(place, matplotlib.colormaps["jet"])
         result = overlay(image, map_, cmap="jet", opacity=0.4, percentile=100)
         np.testing.assert_allclose(result, expected, atol=1e-7)
@@ -79,7 +79,7 @@ class TestOverlay:
         image = torch.zeros(3, 3, 4)
         result = overlay(image, torch.tensor([[0.0, 1.0]]), opacity=1, percentile=100)
         place = np.array([0, 0.25, 0.75, 1])
-        row = place[:, None] * colors(place, GLOW)
+        row = place[:, None] ** EXPONENT * colors(place, GLOW)
         np.testing.assert_allclose(result, np.stack([row] * 3), atol=1e-12)
 
     def test_zoom_keeps_the_map_at_the_layers_resolution(self):
@@ -179,7 +179,7 @@ class TestExplanationFigure:
         (bar,) = bars(figure)
         assert bar.get_ylim() == (0, 3)
         for axis, place in zip(grid(figure, 4)[1], (1 / 3, 1, 2 / 3, 0), strict=True):
-            expected = OPACITY * place * colors(place, GLOW)
+            expected = OPACITY * place**EXPONENT * colors(place, GLOW)
             np.testing.assert_allclose(shown(axis)[0, -1], expected, atol=1e-12)
 
     def test_one_signed_map_makes_a_shared_scale_signed(self):

@@ -5,12 +5,7 @@ Pyplot does not know the figures: nothing to close, safe in threads and servers.
 """
 
 from reid_explain.visualization.attributes import attribute_maps_figure, attribute_pair_figure
-from reid_explain.visualization.charts import (
-    Curve,
-    curves_figure,
-    interval_figure,
-    training_figure,
-)
+from reid_explain.visualization.charts import Curve, curves_figure, interval_figure, training_figure
 from reid_explain.visualization.colors import overlay
 from reid_explain.visualization.layout import save_figure
 from reid_explain.visualization.maps import comparison_figure, explanation_figure, picture_figure

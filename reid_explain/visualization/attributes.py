@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 from scipy.ndimage import binary_dilation, binary_erosion
 from torch import Tensor
 
-from reid_explain.checks import check_at_least, check_finite, described
+from reid_explain.checks import check_at_least, check_finite, describe
 from reid_explain.errors import InputError
 from reid_explain.visualization.colors import (
     ROUNDING,
     Array,
     Scale,
     Tensors,
-    check_one_each,
+    check_each,
     color_scale,
     image_pixels,
     layers,
@@ -24,8 +24,7 @@ from reid_explain.visualization.colors import (
 )
 from reid_explain.visualization.layout import FONT_SIZE, LINE, draw_grid, plain
 
-NAME_WIDTH = 16  # characters, after which a name goes on in the next line
-COLUMNS = 9
+NAME_WIDTH, COLUMNS = 16, 9  # characters in a line, panels in a row
 # Okabe and Ito's colors, apart for every kind of color vision; the notes say it in words.
 UNMARKED, DIFFERS, SAME, OTHERS = "#0072B2", "#D55E00", "#56B4E9", "#999999"
 
@@ -59,7 +58,7 @@ def attribute_maps_figure(
     photos = images if single is None else [single] * len(maps)
     notes = [""] * len(maps) if notes is None else notes
     for argument, given in (("attributes", attributes), ("images", photos), ("notes", notes)):
-        check_one_each(argument, given, maps)
+        check_each(argument, given, maps)
     titles = [
         f"{fill(k, NAME_WIDTH)}\n{note}".rstrip() for k, note in zip(attributes, notes, strict=True)
     ]
@@ -72,7 +71,7 @@ def attribute_maps_figure(
             scales.append(color_scale([values]))
             panels[k] = scales[-1].over(pixels, values)
     if masks is not None:
-        check_one_each("masks", masks, maps)
+        check_each("masks", masks, maps)
         panels = [p if p is None else _outlined(p, m) for p, m in zip(panels, masks, strict=True)]
     if single is not None:
         panels, titles = [image_pixels(single, "images"), *panels], ["image", *titles]
@@ -119,24 +118,24 @@ def attribute_pair_figure(
     Source: AMD (Chen et al., ICCV 2021), figure 4.
     """
     check_at_least("top", top, 1)
-    check_one_each("attributes", attributes, list(attributes))  # no text
-    check_one_each("contributions", contributions, attributes)
+    check_each("attributes", attributes, list(attributes))  # no text
+    check_each("contributions", contributions, attributes)
     shares = check_finite("contributions", contributions).cpu()
     if shares.dim() != 1 or shares.min() < -ROUNDING or shares.max() > 1 + ROUNDING:
         raise InputError("contributions", shares.tolist(), "shares (M,) in [0, 1]")
     order = shares.argsort(descending=True, stable=True)[:top].tolist()
     if labels is not None and (labels.dtype != torch.bool or labels.shape != shares.shape):
-        raise InputError("labels", described(labels), f"({len(attributes)},) bool")
+        raise InputError("labels", describe(labels), f"({len(attributes)},) bool")
     photos = [image_pixels(query, "query"), image_pixels(gallery, "gallery")]
     columns, scales = [photos], []
-    check_one_each("query_maps", query_maps, attributes)
-    check_one_each("gallery_maps", gallery_maps, attributes)
+    check_each("query_maps", query_maps, attributes)
+    check_each("gallery_maps", gallery_maps, attributes)
     for k in order:
         pair = [query_maps[k], gallery_maps[k]]
         over, shared = layers(photos, pair, f"maps of {attributes[k]}", None, shared=True)
         columns.append(over)
         scales += shared[:1]
-    titles = ["", *(f"{fill(attributes[k], NAME_WIDTH)}\n{_percent(shares[k])}" for k in order)]
+    titles = ["", *(f"{fill(attributes[k], NAME_WIDTH)}\n{float(shares[k]):.1%}" for k in order)]
     grid = list(zip(*columns, strict=True))
     below = LINE * (8 + sum(0.5 + name.count("\n") for name in [title, *titles]))
     figure, axes = draw_grid(figure, grid, titles, ["query", "gallery"], scales, below)
@@ -151,36 +150,32 @@ def _draw_bars(
 ) -> None:
     """Draw a bar per shown attribute, and one for all others."""
     lengths, colors = shares[order].tolist(), [UNMARKED] * len(order)
-    notes = [_percent(length) for length in lengths]
+    notes = [f"{length:.1%}" for length in lengths]
     if labels is not None:
         colors = [DIFFERS if labels[k] else SAME for k in order]
-        notes = [f"{_percent(shares[k])}, {'differs' if labels[k] else 'same'}" for k in order]
+        notes = [f"{float(shares[k]):.1%}, {'differs' if labels[k] else 'same'}" for k in order]
     rows = [fill(names[k], NAME_WIDTH) for k in order]
     others = [k for k in range(len(names)) if k not in order]
     if others:
         lengths.append(float(shares[others].sum()))
         number = "" if labels is None else f", {int(labels[others].sum())} of them differ"
-        notes.append(_percent(lengths[-1]) + number)
+        notes.append(f"{lengths[-1]:.1%}{number}")
         colors.append(OTHERS)
         rows.append(f"{len(others)} others")
     bars = axis.barh(range(len(rows)), lengths, color=colors, height=0.7)
     axis.bar_label(bars, notes, padding=3, fontsize=FONT_SIZE - 1)
     axis.set_yticks(range(len(rows)), rows)
     axis.set(xlim=(0, max(lengths) or 1), ylim=(len(rows) - 0.5, -0.5))
-    axis.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
+    axis.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     plain(axis, "share of the distance", "")
 
 
 def _outlined(picture: Array, mask: Tensor) -> Array:
     """Return a picture (H, W, 3) with the outline of a mask (H, W): it shows on every color."""
     if mask.dtype != torch.bool or mask.shape != picture.shape[:2]:
-        raise InputError("masks", described(mask), f"bool of the images' size, {picture.shape[:2]}")
+        raise InputError("masks", describe(mask), f"bool of the images' size, {picture.shape[:2]}")
     inside = mask.cpu().numpy()
     drawn: Array = picture.copy()
     drawn[binary_dilation(inside) & ~inside] = 0
     drawn[inside & ~binary_erosion(inside)] = 1
     return drawn
-
-
-def _percent(share: float | Tensor) -> str:
-    return f"{100 * float(share):.1f} %"

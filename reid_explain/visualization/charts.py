@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
-from math import isfinite, isnan, nan
+from math import isfinite, isinf, isnan
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -22,7 +22,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PANEL = 4.2, 3.2  # inches
 ROW, SHADE = 0.32, 0.13  # height in inches, opacity
 EPOCH, LOSS, RATE = "epoch", "loss", "learning_rate"
-NOT_DRAWN = (EPOCH, "seconds")
 
 
 class Curve(NamedTuple):
@@ -45,13 +44,13 @@ def interval_figure(
 
     Args:
         panels: By the label of an x axis (what is measured, with its unit) and by name: mean, low
-            and high, as ``bootstrap_mean`` returns them. A panel may lack names.
+            and high, as ``bootstrap_mean`` returns them, NaN bounds too. A panel may lack names.
         chance: By panel, what a map scores that knows nothing: a dashed line.
         controls: Names to draw in gray.
         figure: Empty figure to draw into, which is resized; a new one by default.
 
     Raises:
-        InputError: There is no interval, or one is not finite and in the order low, mean, high.
+        InputError: There is no interval, or one is not finite or not in order.
     """
     names = _names(panels)
     width = CHARACTER * longest_line(names) + 0.5 + 2.6 * len(panels)
@@ -59,8 +58,8 @@ def interval_figure(
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (label, intervals) in zip(axes, panels.items(), strict=True):
         for name, (mean, low, high) in intervals.items():
-            if not (isfinite(high - low) and low <= mean <= high):
-                expected = "finite (mean, low, high) with low <= mean <= high"
+            if not isfinite(mean) or isinf(low) or isinf(high) or low > high:
+                expected = "finite (mean, low, high) with low <= high; NaN for no bounds"
                 raise InputError(f"panels[{label!r}][{name!r}]", (mean, low, high), expected)
             style = {"color": GRAYS[1] if name in controls else COLORS[0]}
             axis.hlines(names.index(name), low, high, lw=2, **style)
@@ -68,8 +67,7 @@ def interval_figure(
         if chance is not None and label in chance:
             line = axis.axvline(chance[label], color="black", ls="--", lw=1, label="chance")
             _legend(axis, [line], "lower left", (0, 1))
-        axis.set_yticks(range(len(names)), names)
-        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
         axis.grid(axis="x", alpha=0.25)
         plain(axis, label, "")
     return figure
@@ -85,7 +83,6 @@ def curves_figure(
     dotted: Mapping[str, Mapping[str, Curve]] | None = None,
     dotted_label: str = "",
     columns: int | None = None,
-    share_y: bool = True,
     figure: Figure | None = None,
 ) -> Figure:
     """Draw curves in panels, their intervals shaded; a single point has a bar.
@@ -98,8 +95,7 @@ def curves_figure(
         controls: Names of curves to draw in gray and dashed.
         dotted: By panel and name, further curves, dotted in the color of the name.
         dotted_label: What the dotted curves are, for instance random maps.
-        columns: Panels in a row; all by default.
-        share_y: Whether all panels have the same y axis.
+        columns: Panels in a row, which share their y axis; all by default.
         figure: Empty figure to draw into, which is resized; a new one by default.
 
     Raises:
@@ -110,7 +106,7 @@ def curves_figure(
     rows = -(-len(panels) // columns)
     legend = 0.8 + CHARACTER * longest_line([*styles, dotted_label])
     figure = sized(figure, columns * PANEL[0] + legend, rows * PANEL[1])
-    grid = figure.subplots(rows, columns, sharex=True, sharey=share_y, squeeze=False)
+    grid = figure.subplots(rows, columns, sharex=True, sharey="row", squeeze=False)
     for axis in grid.flat[len(panels) :]:
         axis.set_axis_off()
     for axis, (title, curves) in zip(grid.flat, panels.items(), strict=False):
@@ -147,12 +143,13 @@ def training_figure(log: Sequence[Mapping[str, float]], *, figure: Figure | None
         if {EPOCH, LOSS, RATE} - row.keys() or not all(isinstance(v, Real) for v in row.values()):
             raise InputError(f"log[{i}]", dict(row), f"numbers of {EPOCH}, {LOSS}, {RATE}, ...")
     panels: dict[str, dict[str, Curve]] = {LOSS: {}, RATE: {}}
-    for name in dict.fromkeys(name for row in log for name in row if name not in NOT_DRAWN):
-        rows = [row for row in log if not isnan(row.get(name, nan))]
+    measured = [{k: v for k, v in row.items() if k == EPOCH or not isnan(v)} for row in log]
+    for name in dict.fromkeys(name for row in measured for name in row):
+        rows = [row for row in measured if name in row]
         curve = Curve([row[EPOCH] for row in rows], [row[name] for row in rows])
-        if rows:
+        if name not in (EPOCH, "seconds"):
             panels[RATE if name == RATE else LOSS][name] = curve
-    drawn = curves_figure(panels, xlabel="epoch", share_y=False, figure=figure)
+    drawn = curves_figure(panels, xlabel="epoch", columns=1, figure=figure)
     drawn.axes[0].locator_params(axis="x", integer=True, min_n_ticks=1)
     return drawn
 
@@ -178,7 +175,7 @@ def _styles(names: Sequence[str], controls: Collection[str]) -> dict[str, dict[s
 def _draw_curve(axis: Axes, argument: str, curve: Curve, style: Mapping[str, Any]) -> None:
     given = [np.atleast_1d(np.asarray(values)) for values in curve if values is not None]
     fits = len({values.shape for values in given}) == 1 and given[0].size and given[0].ndim == 1
-    if not fits or not np.isfinite(np.array(given, dtype=np.float64)).all():
+    if not fits or not np.isfinite(np.array(given[:2], dtype=np.float64)).all():
         raise InputError(argument, repr(curve), "finite numbers (F,) in each field")
     x, y, *more = given
     axis.plot(x, y, **style)

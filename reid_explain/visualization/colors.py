@@ -16,13 +16,13 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reid_explain.checks import check_finite, described
+from reid_explain.checks import check_finite, describe
 from reid_explain.errors import InputError
 
 Array: TypeAlias = NDArray[np.float64]
 Tensors: TypeAlias = Tensor | Sequence[Tensor]
 
-OPACITY, PERCENTILE = 0.75, 98.0
+OPACITY, EXPONENT, PERCENTILE = 0.8, 1.5, 98.0
 ROUNDING, CONSTANT = 1e-3, 1e-6
 
 _WARM = matplotlib.colormaps["inferno"](np.linspace(0.25, 1, 128))
@@ -42,7 +42,7 @@ class Scale(NamedTuple):
     def over(self, pixels: Array, values: Array, opacity: float = OPACITY) -> Array:
         """Return an image (..., 3) under the colors of its map (...), see-through where low."""
         place = np.clip((values - self.low) / (self.high - self.low), 0, 1)
-        share = opacity * (np.abs(2 * place - 1) if self.signed else place)[..., None]
+        share = opacity * (np.abs(2 * place - 1) if self.signed else place)[..., None] ** EXPONENT
         colors = np.asarray(self.colormap(place), dtype=np.float64)[..., :3]
         return (1 - share) * pixels + share * colors
 
@@ -122,7 +122,7 @@ def all_pixels(images: Tensors) -> list[Array]:
 def image_pixels(image: Tensor, argument: str, zoom: int = 1) -> Array:
     """Return the image as (zoom·H, zoom·W, 3), checked."""
     if not (isinstance(image, Tensor) and image.dim() == 3 and len(image) == 3 and image.numel()):
-        raise InputError(argument, described(image), "an image (3, H, W)")
+        raise InputError(argument, describe(image), "an image (3, H, W)")
     pixels = check_finite(argument, image).cpu().double()
     low, high = float(pixels.min()), float(pixels.max())
     if low < -ROUNDING or high > 1 + ROUNDING:
@@ -136,7 +136,7 @@ def layers(
     pixels: Sequence[Array], maps: Tensors, argument: str, cmap: str | None, shared: bool = False
 ) -> tuple[list[Array], list[Scale]]:
     """Return each image (H, W, 3) under its map, and the scales: their own, or a shared one."""
-    check_one_each(argument, maps, pixels)
+    check_each(argument, maps, pixels)
     pairs = zip(maps, pixels, strict=True)
     values = [map_values(map_, photo, f"{argument}[{i}]") for i, (map_, photo) in enumerate(pairs)]
     joint = color_scale(values, cmap)
@@ -149,13 +149,13 @@ def map_values(map_: Tensor, pixels: Array, argument: str) -> Array:
     if isinstance(map_, Tensor) and map_.dim() == 2:
         map_ = map_[None]
     if not (isinstance(map_, Tensor) and map_.dim() == 3 and len(map_) == 1 and map_.numel()):
-        raise InputError(argument, described(map_), "a map (1, h, w) or (h, w)")
+        raise InputError(argument, describe(map_), "a map (1, h, w) or (h, w)")
     values = check_finite(argument, map_).cpu().double()[None]
     upsampled: Array = F.interpolate(values, pixels.shape[:2], mode="bilinear")[0, 0].numpy()
     return upsampled
 
 
-def check_one_each(argument: str, values: Sized, others: Sized) -> None:
+def check_each(argument: str, values: Sized, others: Sized) -> None:
     """Raise unless there are as many values as others; a text is not many."""
     if isinstance(values, str) or len(values) != len(others):
         raise InputError(argument, len(values), f"{len(others)}, one each")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from reid_explain.errors import InputError
-from reid_explain.visualization.colors import Scale, check_one_each
+from reid_explain.visualization.colors import Scale, check_each
 
 FONT_SIZE = 9  # points
 CHARACTER, LINE = 0.075, 0.16  # width, height in inches
@@ -41,22 +41,21 @@ def draw_grid(
 ) -> tuple[Figure, NDArray[np.object_]]:
     """Draw arrays (H, W, 3) in rows and columns; return the figure and its axes.
 
-    ``titles`` are those of the columns or of all places, ``scales`` those of the maps in the
-    arrays. ``below`` is the height in inches of a further row of the grid that stays empty.
+    ``titles`` are of the columns or of all places, ``scales`` of the maps in the arrays; ``below``
+    is the height in inches of a further row that stays empty.
     """
     rows, columns = len(grid), len(grid[0])
     titles = [""] * columns if titles is None else titles
     row_titles = [""] * rows if row_titles is None else row_titles
     if len(titles) != rows * columns:
-        check_one_each("titles", titles, grid[0])
-    check_one_each("row_titles", row_titles, grid)
+        check_each("titles", titles, grid[0])
+    check_each("row_titles", row_titles, grid)
     shapes = [array.shape for row in grid for array in row if array is not None]
     aspect = max((shape[1] / shape[0] for shape in shapes), default=0.5)
     width = max(sqrt(PANEL_AREA * aspect), CHARACTER * longest_line(titles)) + 0.1
     height = max(sqrt(PANEL_AREA / aspect), CHARACTER * longest_line(row_titles)) + 0.1
     lines = LINE * (1 + max(title.count("\n") for title in titles)) * len(titles) / columns
-    margin = 2.0 if below else 1.0
-    figure = sized(figure, columns * width + margin, rows * height + lines + 0.1 + below)
+    figure = sized(figure, columns * width + 1 + (below > 0), rows * height + lines + 0.1 + below)
     ratios = [height + lines / rows] * rows + [below] * (below > 0)
     places = figure.add_gridspec(len(ratios), columns, height_ratios=ratios)
     axes = np.array([figure.add_subplot(places[k]) for k in range(rows * columns)], dtype=object)

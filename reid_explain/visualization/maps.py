@@ -8,13 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reid_explain.errors import InputError
-from reid_explain.visualization.colors import (
-    Tensors,
-    all_pixels,
-    check_one_each,
-    image_pixels,
-    layers,
-)
+from reid_explain.visualization.colors import Tensors, all_pixels, check_each, image_pixels, layers
 from reid_explain.visualization.layout import draw_grid
 
 # Okabe and Ito's colors, apart for every kind of color vision; the titles say it in words.
@@ -49,8 +43,8 @@ def explanation_figure(
     over, scales = layers(pixels, maps, "maps", cmap, shared_scale)
     titles = [""] * len(pixels) if titles is None else titles
     correct = [None] * len(pixels) if correct is None else correct
-    check_one_each("titles", titles, pixels)
-    check_one_each("correct", correct, pixels)
+    check_each("titles", titles, pixels)
+    check_each("correct", correct, pixels)
     words = ["" if right is None else "\nright" if right else "\nwrong" for right in correct]
     titles = [title + word for title, word in zip(titles, words, strict=True)]
     figure, axes = draw_grid(figure, [pixels, over], titles, ["image", "map"], scales)
@@ -89,7 +83,7 @@ def comparison_figure(
         over, own = layers(columns[0], maps[name], f"maps[{name!r}]", cmap)
         columns.append(over)
         scales += own
-    check_one_each("titles", columns[0] if titles is None else titles, columns[0])
+    check_each("titles", columns[0] if titles is None else titles, columns[0])
     grid = list(zip(*columns, strict=True))
     return draw_grid(figure, grid, ["", *maps], titles, scales)[0]
 
