@@ -15,9 +15,6 @@ def describe(value: object) -> str:
     return type(value).__name__
 
 
-described = describe  # TODO(house): drop
-
-
 def at_least_float32(values: Tensor) -> Tensor:
     """Return ``values`` in float32 if their own precision is lower."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -7,7 +7,6 @@ import sys
 import pytest
 import timm
 import torch
-from command_line import benchmark_parser
 from nets import images
 from PIL import Image
 from torch import nn
@@ -340,16 +339,6 @@ def test_random_weights_are_told():
     with pytest.warns(UserWarning, match="timm/test_resnet has random weights"):
         model = build_model("timm/test_resnet")
     assert model.training
-
-
-def test_command_lines_take_names_of_timm(capsys):
-    parser = benchmark_parser("Explain.", methods=["GradFAM"])
-    assert parser.parse_args([]).model == "synthetic"
-    assert parser.parse_args(["--model", "timm/hrnet_w30"]).model == "timm/hrnet_w30"
-    for wrong, said in (("timm/hrnet_w31", "such as 'hrnet_w32'"), ("bott", "or timm/NAME")):
-        with pytest.raises(SystemExit):
-            parser.parse_args(["--model", wrong])
-        assert said in capsys.readouterr().err
 
 
 # Training and files

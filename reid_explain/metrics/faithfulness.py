@@ -19,18 +19,11 @@ from reid_explain import checks
 from reid_explain.checks import check_at_least, check_maps, describe
 from reid_explain.errors import InputError
 from reid_explain.fills import AREAS, unit_range
-from reid_explain.retrieval import Embedded, Gallery
 from reid_explain.vectors import cosine
 
 Forward = Callable[[Tensor], Tensor]
 
 TIE_SEED = 0
-AREA_FRACTIONS = AREAS  # TODO(house): drop, with match_similarity
-
-
-def match_similarity(query: Embedded, gallery: Embedded) -> Tensor:
-    """Return ``Gallery(gallery).match_similarity(query)``."""
-    return Gallery(gallery).match_similarity(query)
 
 
 def explanation_mask(
