@@ -787,7 +787,9 @@ class PlainSeam:
 
 
 @pytest.mark.parametrize(
-    "target", [nn.Linear(3, 2), WithoutEmbed(), PlainSeam(), None, "resnet50"], ids=repr
+    "target",
+    [nn.Linear(3, 2), WithoutEmbed(), PlainSeam(), None, "resnet50"],
+    ids=lambda value: type(value).__name__,
 )
 def test_a_target_without_the_seam_is_refused(target):
     with pytest.raises(InputError, match=r"^model: .*features\(x\) and embed\(features\)"):
