@@ -60,7 +60,7 @@ maps, images = maps / counts[:, None, None], images / counts[:, None, None, None
 # Each panel has its own color scale: the colors say where a map is highest, never that it is high
 # only there.
 
-notes = [f"{count} images" for count in counts.tolist()]
+notes = [f"{count} image{'s' * (count != 1)}" for count in counts.tolist()]
 figure = attribute_maps_figure(maps, names, images, notes=notes, figure=plt.figure())
 
 # %%
