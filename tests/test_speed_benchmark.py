@@ -175,9 +175,8 @@ def test_another_version_has_to_be_there(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_version_is_as_fast_as_itself(monkeypatch, capsys):
+def test_versions_are_timed_in_turns(monkeypatch, capsys):
     monkeypatch.setattr(stopwatch, "EXPLAINERS", ("GradFAM", "CGRAM"))
     frame = compare_versions(Path(speed.__file__).parents[2], turns=2)
     assert list(frame.index) == ["extra MiB", "GradFAM", "CGRAM"]
-    assert (frame["ratio"] > 0).all()
-    assert (frame.loc["GradFAM":, "here"] < 10).all()
+    assert (frame.loc["GradFAM":, ["here", "ratio"]] > 0).all(axis=None)
