@@ -29,7 +29,7 @@ world = SyntheticReID()
 # %%
 # What is kept
 # ------------
-# Four people, drawn by chance. The last two columns are controls that know nothing of the embedding.
+# Four people, drawn by chance. The last two columns are controls: they know no embedding.
 
 generator = torch.Generator().manual_seed(0)
 chosen = torch.randperm(len(world.query), generator=generator)[:4].tolist()
