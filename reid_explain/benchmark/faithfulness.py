@@ -182,7 +182,7 @@ class View:
 
     @cached_property
     def at_equal_areas(self) -> dict[str, RetrievalScores]:
-        """How the top pixels are retrieved, (areas,) each: by PREFIX:FILL, "" or "random_"."""
+        """How the top pixels are retrieved, (areas,) each: by ``:FILL`` and ``random_:FILL``."""
         assert self.raw is not None
         random = random_phase_maps(self.raw, [self.query.seed])
         masked = {}

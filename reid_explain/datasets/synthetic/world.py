@@ -53,7 +53,6 @@ class SyntheticReID:
     Attributes:
         attribute_names: the 26 names.
         version: of the drawing; a seed gives the same bytes for the same version.
-        labels: of each identity, an int array (26,) of 1 and 2 in Market-1501's coding.
 
     Example:
         >>> world = SyntheticReID(train_identities=2, test_identities=1, distractors=1)
@@ -101,7 +100,7 @@ class SyntheticReID:
 
     @property
     def labels(self) -> Mapping[int, Labels]:
-        """Return the labels of each identity, read-only."""
+        """Labels by identity, read-only: arrays (26,) of 1 and 2 in Market-1501's coding."""
         return MappingProxyType(self._labels)
 
     def load(self, record: Record) -> Image.Image:
