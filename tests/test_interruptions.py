@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from tiny_world import Brightness, TinyWorld, tiny_target
+from tqdm.auto import tqdm
 
 from reid_explain.benchmark import Faithfulness
 from reid_explain.benchmark.run import Rows
@@ -38,6 +40,7 @@ def work(output: Path) -> None:
 
 def process(rank: int, output: Path) -> None:
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # forked processes share tqdm's: who is killed keeps it
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(PROCESSES)}
     errors = os.open(f"{output}-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(errors, 2)
