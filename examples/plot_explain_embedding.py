@@ -85,7 +85,7 @@ def chosen(names, has_references):
     }
 
 
-on_command_line = __name__ == "__main__"
+on_command_line = __name__ == "__main__" and "__file__" in globals()  # not in the gallery
 fields = [("options", Options), ("target", TargetOptions)]
 line = make_dataclass("Explain", fields, namespace={"__doc__": "Explain embeddings of images."})
 settings = read(line, None if on_command_line else [], SCRIPT)
