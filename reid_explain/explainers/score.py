@@ -275,9 +275,13 @@ def masked_images(
     low = masks.amin(dim=(2, 3), keepdim=True)
     span = masks.sub_(low).amax(dim=(2, 3), keepdim=True)
     masks = masks.div_(span.where(span > 0, torch.ones_like(span))).to(images.dtype)
-    masked = torch.empty_like(images[:1].expand(len(owners), -1, -1, -1))
-    if images.is_contiguous(memory_format=torch.channels_last):
-        masked = torch.empty_like(masked, memory_format=torch.channels_last)
+    is_last = images.is_contiguous(memory_format=torch.channels_last)
+    masked = torch.empty(
+        (len(owners), *images.shape[1:]),
+        dtype=images.dtype,
+        device=images.device,
+        memory_format=torch.channels_last if is_last else torch.contiguous_format,
+    )
     for owner in dict.fromkeys(owners):
         own = slice(owners.index(owner), owners.index(owner) + owners.count(owner))
         image = slice(owner, owner + 1)
