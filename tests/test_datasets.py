@@ -692,6 +692,7 @@ def test_workers_under_spawn(market):
     assert batch[0].shape == (4, 3, 16, 8)
 
 
+@pytest.mark.slow
 def test_importing_the_data_sets_loads_no_drawn_world():
     code = (
         "import sys; from reid_explain.datasets import DATASETS; list(DATASETS); "

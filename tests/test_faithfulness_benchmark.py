@@ -254,6 +254,7 @@ def test_an_own_explainer_on_an_own_model_and_data_set(tmp_path):
     pd.testing.assert_frame_equal(run()[timeless], frame[timeless])  # the same without a folder
 
 
+@pytest.mark.slow
 def test_class_based_methods_are_left_out_where_there_are_no_classes(tmp_path, capsys):
     own = tiny_target(classes=0)
     frame = run(target=own, methods=(), output=tmp_path)
@@ -275,6 +276,7 @@ def deletion(view) -> float:
 DELETION = Metric("deletion", deletion, better="lower")
 
 
+@pytest.mark.slow
 def test_a_further_metric_is_a_column_beside_the_published_rows(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(TinyWorld, "name", "market1501")
     run(output=tmp_path)  # without it

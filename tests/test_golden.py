@@ -70,8 +70,18 @@ def write(path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("case", CASES)
+def takes_long(case: str, net: str) -> bool:
+    return case.startswith("ExtremalFAM") and net == "reid"
+
+
+@pytest.mark.parametrize(
+    ("case", "net"),
+    [
+        pytest.param(case, net, marks=[pytest.mark.slow] * takes_long(case, net))
+        for case in CASES
+        for net in NETS
+    ],
+)
 def test_maps_are_those_of_before(case, net):
     golden = load_file(GOLDEN)
     for kind, values in maps_of(case, net).items():

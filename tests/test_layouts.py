@@ -486,6 +486,7 @@ def test_a_rectangular_transformer_opens_with_a_square_file_and_with_its_own(tmp
 # The published file
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_the_published_osnet_opens_in_one_call(osnet_weights, market_root):
     by_hand = osnet_x0_25(num_classes=751)

@@ -238,6 +238,7 @@ def test_osnet_maps_and_bad_settings():
         build_model("alexnet")
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_osnet_with_torchreids_weights_retrieves(osnet_weights, market_root):
     model = osnet_x0_25(num_classes=751)
@@ -253,6 +254,7 @@ def test_osnet_with_torchreids_weights_retrieves(osnet_weights, market_root):
     assert summary.mean_ap == pytest.approx(86.2, abs=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_torchreids_classifier_knows_its_training_people(osnet_weights, market_root):
     model = osnet_x0_25(num_classes=751)

@@ -365,6 +365,7 @@ class Both(nn.Module):
         return features, self.model.embed(features)
 
 
+@pytest.mark.slow
 def test_a_network_that_torch_exports(onnx, tmp_path):
     pytest.importorskip("onnxscript", reason="torch exports with onnxscript")
     model = small_reid_net()

@@ -179,6 +179,7 @@ def worlds(draw):
     return side(), side()
 
 
+@pytest.mark.slow
 @given(
     worlds(),
     st.sampled_from(["cosine", "euclidean"]),

@@ -198,6 +198,7 @@ def error(trained, **settings) -> tuple[torch.Tensor, int]:
     return (map_ - unit_range(exact)).abs().amax(dim=(1, 2, 3)), sum(asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tolerance", "most"), [(0.05, 128), (0.02, 256), (0.01, 512)])
 def test_the_tolerance_is_met_on_a_trained_network(trained, tolerance, most):
     worst, asked = error(trained, count=16, tolerance=tolerance)

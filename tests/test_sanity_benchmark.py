@@ -30,6 +30,7 @@ def whole(tmp_path_factory):
     return output, str(printed[-1])
 
 
+@pytest.mark.slow
 def test_results(whole):
     output, _ = whole
     results = json.loads((output / "results.json").read_text())

@@ -54,6 +54,7 @@ def test_a_site_without_faults_is_built(tmp_path):
     assert "56088" in (tmp_path / "site/gallery/plot_rank_list.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

@@ -145,6 +145,7 @@ def test_bad_ratios_and_confidence():
         bootstrap_mean(one, confidence=95)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("identities", [25, 60])
 @pytest.mark.parametrize("queries", [1, 4])
 @pytest.mark.parametrize("drops", [False, True])

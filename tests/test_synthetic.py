@@ -71,6 +71,7 @@ def even_light(canvas: Canvas) -> np.ndarray:
 # ---------------------------------------------------------------- determinism
 
 
+@pytest.mark.slow
 def test_two_processes_with_different_threads_draw_the_same_bytes():
     digests = []
     for threads in ("1", "4"):
@@ -129,6 +130,7 @@ def test_render_returns_the_image_that_load_returns(world):
 # ---------------------------------------------------------------- counterfactuals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attribute", ATTRIBUTE_NAMES)
 def test_a_toggled_attribute_changes_pixels_only_where_it_shows(world, attribute):
     index, changes = INDEX[attribute], 0
@@ -145,6 +147,7 @@ def test_a_toggled_attribute_changes_pixels_only_where_it_shows(world, attribute
     assert changes > 0
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(number=st.integers(0, 4000), attribute=st.sampled_from(ATTRIBUTE_NAMES))
 def test_outside_the_region_the_two_images_are_equal(world, number, attribute):
@@ -202,6 +205,7 @@ def test_masks_agree_with_labels_and_lie_in_the_person(world):
                 assert not rendering.attributes[index].any()
 
 
+@pytest.mark.slow
 def test_what_a_person_has_shows_in_some_camera(world):
     for name, index in INDEX.items():
         identity = next(i for i, labels in world.labels.items() if labels[index] == 2)
@@ -232,6 +236,7 @@ def test_a_handbag_on_the_far_side_is_hidden():
     assert min(left, right) < 0.7 * max(left, right)
 
 
+@pytest.mark.slow
 def test_a_belonging_on_the_far_side_has_an_empty_mask(world):
     index = INDEX["handbag"]
     owners = [r for r in world.train if world.labels[r.identity][index] == 2 and r.camera == 3]
@@ -325,6 +330,7 @@ def test_distractors_are_different_people(world):
 # ---------------------------------------------------------------- export
 
 
+@pytest.mark.slow
 def test_export_writes_a_market_1501_folder_that_can_be_completed(tmp_path):
     small = SyntheticReID(train_identities=2, test_identities=1, distractors=2)
     small.export(tmp_path)

@@ -362,6 +362,7 @@ def test_which_networks_have_a_fixed_size():
         has_fixed_size("xyz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_train_target(name, small_files, tmp_path):
     output = tmp_path / "run"

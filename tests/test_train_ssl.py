@@ -261,6 +261,7 @@ INTERRUPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", INTERRUPTIONS)
 def test_an_interruption_leaves_no_trace(where, settings, whole, tmp_path, monkeypatch):
     own = replace(settings, output=tmp_path / "run")
@@ -280,6 +281,7 @@ def test_workers_do_not_change_the_result(settings, whole, tmp_path):
     assert weights(run(replace(settings, output=tmp_path / "run", workers=2))) == weights(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{"seed": 1}, {"smallest_crop": 0.5}, {"momentum": 0.5}])
 def test_settings_do(more, settings, whole, tmp_path):
     assert weights(run(replace(settings, output=tmp_path / "run", **more))) != weights(whole)
@@ -394,6 +396,7 @@ def evaluated(whole, tmp_path_factory):
     return output
 
 
+@pytest.mark.slow
 def test_evaluation_says_what_one_computes_by_hand(whole, evaluated):
     results = json.loads((evaluated / "results.json").read_text())
     assert [row["epoch"] for row in results["epochs"]] == [0, 1, 3]
@@ -420,6 +423,7 @@ def test_evaluation_says_what_one_computes_by_hand(whole, evaluated):
     assert results["epochs"][2]["methods"]["Centre"]["gain"]["mean"] == 0
 
 
+@pytest.mark.slow
 def test_evaluation_resumes_and_prints_a_row_per_epoch(
     whole, evaluated, tmp_path, monkeypatch, capsys
 ):

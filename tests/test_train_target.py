@@ -379,6 +379,7 @@ INTERRUPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", INTERRUPTIONS)
 def test_an_interruption_leaves_no_trace(where, settings, whole, tmp_path, monkeypatch):
     own = replace(settings, output=tmp_path / "run")
@@ -395,6 +396,7 @@ def test_an_interruption_leaves_no_trace(where, settings, whole, tmp_path, monke
     assert log(own.output) == log(whole)
 
 
+@pytest.mark.slow
 def test_only_the_seed_changes_the_result(settings, whole, tmp_path):
     run(replace(settings, output=tmp_path / "a", seed=1))
     assert weights(tmp_path / "a") != weights(whole)
@@ -413,6 +415,7 @@ def test_workers_do_not_change_the_result(method, settings, whole, tmp_path, mon
     assert weights(tmp_path / "a") == weights(whole)
 
 
+@pytest.mark.slow
 def test_every_option_resumes_exactly(settings, tmp_path, monkeypatch):
     options = replace(
         settings,
