@@ -6,6 +6,7 @@ from typing import Any
 __version__ = "0.1.0"
 _HOMES = {
     "AMDInterpreter": "amd.interpreter",
+    "AttributeDirections": "directions",
     "ActivationMean": "explainers.controls",
     "CGRAM": "explainers.ram",
     "Centre": "explainers.controls",

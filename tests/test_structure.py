@@ -14,7 +14,7 @@ LAYERS = (
     ("checks.py", "registry.py"),
     ("capture.py", "fills.py", "memory_format.py", "vectors.py", "inputs.py"),
     ("objectives.py", "statistics.py", "visualization"),
-    ("explainers", "datasets", "models"),
+    ("directions.py", "explainers", "datasets", "models"),
     ("retrieval", "testing.py"),
     ("metrics",),
     ("training",),
