@@ -63,7 +63,7 @@ def world() -> SyntheticReID:
 def even_light(canvas: Canvas) -> np.ndarray:
     """Return the scene before the camera, one row of samples per pixel, (256, 128, 12)."""
     size = (HEIGHT * SUPERSAMPLING, WIDTH * SUPERSAMPLING)
-    scene = np.asarray(canvas.scene(np.full(size, NEUTRAL, dtype=np.uint16)))
+    scene = np.asarray(canvas.lit(np.full(size, NEUTRAL, dtype=np.uint16)))
     blocks = scene.reshape(HEIGHT, SUPERSAMPLING, WIDTH, SUPERSAMPLING, 3)
     return blocks.transpose(0, 2, 1, 3, 4).reshape(HEIGHT, WIDTH, -1)
 

@@ -1,7 +1,7 @@
 """What makes one identity: build, skin, hair, shades, patterns and the shape of belongings."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -101,6 +101,15 @@ class Appearance:
         unnamed, tint = self.garments[which]
         dark, light = SHADES[name or unnamed]
         return _clip(mix(dark, light, self.sizes[f"{which}_shade"]), tint)
+
+    def dyed_as(self, other: "Appearance", which: str) -> "Appearance":
+        """Return this identity with the other's shade of every color on a garment."""
+        shade = f"{which}_shade"
+        return replace(
+            self,
+            sizes={**self.sizes, shade: other.sizes[shade]},
+            garments={**self.garments, which: other.garments[which]},
+        )
 
 
 def sample_appearance(rng: np.random.Generator) -> Appearance:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,15 @@ LOWER_COLORS = (
     *("pink", "purple", "white", "yellow"),
 )
 CARRIED = ("backpack", "bag", "handbag")
+
+GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "upper color": tuple(f"up{color}" for color in UPPER_COLORS),
+        "lower color": tuple(f"down{color}" for color in LOWER_COLORS),
+        **{name: (name,) for name in ("up", "down", "clothes", "hat", "hair", *CARRIED, "gender")},
+    }
+)
+"""The attributes that an intervention sets together: a garment's colors are one group."""
 
 NO, YES = 1, 2
 _INDEX = {name: index for index, name in enumerate(ATTRIBUTE_NAMES)}
@@ -150,9 +160,17 @@ def toggle(labels: Labels, attribute: str) -> Labels:
     return changed
 
 
+def transplant(labels: Labels, other: Labels, group: str) -> Labels:
+    """Return labels (26,) with the other's values of one group of attributes."""
+    changed: Labels = labels.copy()
+    indices = [_INDEX[name] for name in GROUPS[group]]
+    changed[indices] = other[indices]
+    return changed
+
+
 def color_attributes(garment: str) -> tuple[str, ...]:
     """Return the color attributes of ``"up"`` or ``"down"``."""
-    return tuple(f"{garment}{c}" for c in (UPPER_COLORS if garment == "up" else LOWER_COLORS))
+    return GROUPS["upper color" if garment == "up" else "lower color"]
 
 
 def attribute_file(splits: Mapping[str, Mapping[int, Labels]]) -> bytes:

@@ -70,9 +70,13 @@ class Exposure:
         """Return how far, in pixels, one pixel of the scene reaches (JPEG apart)."""
         return math.ceil((2 + math.ceil(self.blur)) * WIDTH / self.size[0])
 
-    def photograph(self, scene: Image.Image) -> bytes:
-        """Return the JPEG file, 128 wide and 256 high, of a lit scene (512, 256)."""
-        sharp = scene.reduce(SUPERSAMPLING).resize(self.size, Image.Resampling.BILINEAR)
+    def photograph(self, scene: NDArray[np.uint8]) -> bytes:
+        """Return the JPEG file, 128 wide and 256 high, of a lit scene (512, 256, 3)."""
+        sharp = (
+            Image.fromarray(scene)
+            .reduce(SUPERSAMPLING)
+            .resize(self.size, Image.Resampling.BILINEAR)
+        )
         toned = sharp.filter(ImageFilter.BoxBlur(self.blur)).point(self.table)
         noisy = Image.fromarray(self._grain(np.asarray(toned)))
         photograph = noisy.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)

@@ -2,11 +2,11 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ NEUTRAL = 128
 Point = tuple[float, float]
 Color = tuple[int, int, int]
 Section = tuple[float, float, float, float]
+_Bits = TypeVar("_Bits", np.uint16, np.bool_)
 
 
 def mix(first: Color, second: Color, share: float) -> Color:
@@ -29,10 +30,13 @@ def mix(first: Color, second: Color, share: float) -> Color:
 
 
 class Part(IntEnum):
-    """What a pixel shows. ``SCENE`` is everything that is not the person."""
+    """What a pixel shows. ``SCENE`` is everything behind the person, ``FRONT`` what covers it.
+
+    ``HEAD`` is face and neck. The values are bits of ``Canvas.seen``.
+    """
 
     SCENE = 0
-    SKIN = 1
+    HEAD = 1
     ARM = 2
     LEG = 3
     HAIR = 4
@@ -45,6 +49,8 @@ class Part(IntEnum):
     BACKPACK = 11
     BAG = 12
     HANDBAG = 13
+    HAND = 14
+    FRONT = 15
 
 
 class Window(NamedTuple):
@@ -149,9 +155,13 @@ class Shape:
 
 
 class Canvas:
-    """Three layers of (512, 256): color, light and part; coordinates are pixels of the image."""
+    """Three layers of (512, 256): color, light and part; coordinates are pixels of the image.
+
+    ``things`` is the part that polygons and lines are: ``SCENE``, later ``FRONT``.
+    """
 
     def __init__(self, color: Color) -> None:
+        self.things = Part.SCENE
         size = (WIDTH * SUPERSAMPLING, HEIGHT * SUPERSAMPLING)
         self.color = Image.new("RGB", size, color)
         self.light = Image.new("L", size, NEUTRAL)
@@ -162,14 +172,14 @@ class Canvas:
 
     def polygon(self, points: Sequence[Point], color: Color) -> None:
         """Paint a polygon of the scene on all layers."""
-        self._fill(_scaled(points), color, NEUTRAL, Part.SCENE)
+        self._fill(_scaled(points), color, NEUTRAL, self.things)
 
     def line(self, points: Sequence[Point], color: Color, width: float) -> None:
         """Paint a line of the scene on all layers."""
         scaled, pixels = _scaled(points), max(1, round(width * SUPERSAMPLING))
         self._color.line(scaled, fill=color, width=pixels)
         self._light.line(scaled, fill=NEUTRAL, width=pixels)
-        self._parts.line(scaled, fill=Part.SCENE, width=pixels)
+        self._parts.line(scaled, fill=self.things, width=pixels)
 
     def shadow(self, points: Sequence[Point], light: int) -> None:
         """Darken a polygon of the scene."""
@@ -206,20 +216,31 @@ class Canvas:
         self._light.polygon(points, fill=light)
         self._parts.polygon(points, fill=part)
 
-    def scene(self, texture: NDArray[np.uint16]) -> Image.Image:
-        """Return the lit picture, (512, 256) RGB; ``texture`` (512, 256) is unevenness of light."""
+    def lit(self, texture: NDArray[np.uint16]) -> NDArray[np.uint8]:
+        """Return the lit picture (512, 256, 3); ``texture`` (512, 256) is unevenness of light."""
         color = np.asarray(self.color, dtype=np.uint16)
         light = np.asarray(self.light, dtype=np.uint16) * texture // NEUTRAL
-        lit = np.minimum(color * light[..., None] // NEUTRAL, 255)
-        return Image.fromarray(lit.astype(np.uint8))
+        return np.asarray(np.minimum(color * light[..., None] // NEUTRAL, 255), dtype=np.uint8)
 
-    def shows(self, parts: Sequence[Part]) -> NDArray[np.bool_]:
+    def seen(self) -> NDArray[np.uint16]:
+        """Return the parts that show in each pixel of the image, (256, 128), as bits."""
+        bits = np.left_shift(1, np.arange(len(Part))).astype(np.uint16)
+        return coarse(bits[np.asarray(self.parts)])
+
+    def shows(self, parts: Iterable[Part]) -> NDArray[np.bool_]:
         """Return the pixels of the image, bool (256, 128), in which any of the parts shows."""
-        wanted = np.zeros(256, dtype=bool)
-        wanted[list(parts)] = True
-        fine = wanted[np.asarray(self.parts)]
-        blocks = fine.reshape(HEIGHT, SUPERSAMPLING, WIDTH, SUPERSAMPLING)
-        return np.asarray(blocks.any(axis=(1, 3)))
+        return among(self.seen(), parts)
+
+
+def among(seen: NDArray[np.uint16], parts: Iterable[Part]) -> NDArray[np.bool_]:
+    """Return where any of the parts is among those seen (``Canvas.seen``)."""
+    return np.asarray(seen & np.uint16(sum(1 << part for part in set(parts))) != 0)
+
+
+def coarse(fine: NDArray[_Bits]) -> NDArray[_Bits]:
+    """Return for each pixel of the image, (256, 128), the bits that its fine pixels have."""
+    blocks = fine.reshape(HEIGHT, SUPERSAMPLING, WIDTH, SUPERSAMPLING)
+    return np.asarray(np.bitwise_or.reduce(blocks, axis=(1, 3)))
 
 
 def _scaled(points: Sequence[Point]) -> list[Point]:

@@ -1,5 +1,7 @@
 """A figure, painted from back to front: the body here, its clothes and belongings elsewhere."""
 
+from collections.abc import Collection
+
 from reid_explain.datasets.synthetic import belongings, garments
 from reid_explain.datasets.synthetic.canvas import (
     WHOLE,
@@ -15,14 +17,22 @@ from reid_explain.datasets.synthetic.canvas import (
 from reid_explain.datasets.synthetic.person import SIDES, Decals, Person
 
 
-def paint(canvas: Canvas, person: Person, sun: float, part: Part | None = None) -> None:
-    """Paint a person; see ``Canvas.shape`` for ``sun`` and ``part``."""
+def paint(
+    canvas: Canvas,
+    person: Person,
+    sun: float,
+    part: Part | None = None,
+    *,
+    without: Collection[Part] = (),
+) -> None:
+    """Paint a person ``without`` some parts; see ``Canvas.shape`` for ``sun`` and ``part``."""
     shapes = [_neck(person), *_head(person)]
     for side in SIDES:
         shapes += [*_leg(person, side), *_arm(person, side)]
     shapes += [*garments.garments(person), *belongings.belongings(person)]
     for shape in sorted(shapes, key=lambda shape: shape.order):
-        canvas.shape(shape, sun, part)
+        if shape.part not in without:
+            canvas.shape(shape, sun, part)
 
 
 def _leg(person: Person, side: int) -> list[Shape]:
@@ -45,7 +55,7 @@ def _arm(person: Person, side: int) -> list[Shape]:
     fore = capsule(joints.elbow, joints.hand, person.girth(0.026), person.girth(0.018))
     hand = capsule(joints.hand, joints.finger, person.girth(0.02), person.girth(0.015))
     return [
-        Shape(joints.order, Part.SKIN, hand, skin),
+        Shape(joints.order, Part.HAND, hand, skin),
         Shape(joints.order + 1e-4, Part.ARM, fore, skin),
         Shape(joints.order + 2e-4, Part.ARM, upper, skin),
     ]
@@ -55,7 +65,7 @@ def _neck(person: Person) -> Shape:
     view, lean, jaw = person.view, person.pose.lean, person.frame.jaw
     top, bottom = view.project(0, 0.9, lean), view.project(0, 0.825, lean + 0.012)
     tube = capsule(top, bottom, person.px(0.035 * jaw), person.px(0.038 * jaw))
-    return Shape(0.3, Part.SKIN, tube, mix(person.look.dyes["skin"], (0, 0, 0), 0.12))
+    return Shape(0.3, Part.HEAD, tube, mix(person.look.dyes["skin"], (0, 0, 0), 0.12))
 
 
 def _head(person: Person) -> list[Shape]:
@@ -64,7 +74,7 @@ def _head(person: Person) -> list[Shape]:
     z = person.pose.lean + 0.012
     center, size = view.project(0, 0.926, z), look.sizes["head"]
     skull = ellipse(center, size * view.extent(0.05, 0.06), person.px(0.072 * size), 11)
-    face = Shape(0.6, Part.SKIN, skull, look.dyes["skin"], decals=_face(person))
+    face = Shape(0.6, Part.HEAD, skull, look.dyes["skin"], decals=_face(person))
     long_hair = _long_hair(person, z) if person.outfit.long_hair else []
     return [face, *_short_hair(person, center), *long_hair]
 

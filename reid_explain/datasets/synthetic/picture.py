@@ -1,20 +1,22 @@
 """One image of a world: the numbers of its name in, a painted scene and its photograph out."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reid_explain.datasets.records import Record, Role
-from reid_explain.datasets.synthetic.appearance import sample_appearance
+from reid_explain.datasets.synthetic.appearance import Appearance, sample_appearance
 from reid_explain.datasets.synthetic.attributes import Labels, outfit_of, sample_labels
 from reid_explain.datasets.synthetic.camera import CAMERAS, Exposure, expose
 from reid_explain.datasets.synthetic.canvas import HEIGHT, WIDTH, Canvas, Part
 from reid_explain.datasets.synthetic.figure import paint
-from reid_explain.datasets.synthetic.person import Person, View, sample_pose
+from reid_explain.datasets.synthetic.person import Person, Pose, View, sample_pose
 from reid_explain.datasets.synthetic.scene import (
     background,
     foreground,
@@ -85,35 +87,65 @@ class Painter:
         rng = generator(self.seed, Stream.SENSOR, *shot)
         return expose(CAMERAS[shot.camera - 1], self.severity, rng)
 
+    def appearance(self, person: tuple[int, int]) -> Appearance:
+        """Return the looks of a person apart from the labels."""
+        return sample_appearance(generator(self.seed, Stream.APPEARANCE, *person))
+
+    def lit(self, shot: Shot, canvas: Canvas) -> NDArray[np.uint8]:
+        """Return a painted scene (512, 256, 3) in the uneven light of a shot."""
+        return canvas.lit(texture(generator(self.seed, Stream.TEXTURE, *shot)))
+
     def photograph(self, shot: Shot, canvas: Canvas) -> bytes:
         """Return the JPEG file of a painted scene."""
-        light = texture(generator(self.seed, Stream.TEXTURE, *shot))
-        return self.exposure(shot).photograph(canvas.scene(light))
+        return self.exposure(shot).photograph(self.lit(shot, canvas))
 
-    def paint(self, shot: Shot, labels: Labels) -> Canvas:
-        """Paint the scene of one record, with the given labels on its person."""
-        camera = CAMERAS[shot.camera - 1]
-        track = generator(self.seed, Stream.TRACK, *shot.person, shot.camera, shot.sequence)
-        rng = generator(self.seed, Stream.POSE, *shot)
+    def paint(
+        self,
+        shot: Shot,
+        labels: Labels,
+        look: Appearance | None = None,
+        without: Collection[Part] = (),
+    ) -> Canvas:
+        """Paint the scene of one record, with the given labels on its person.
+
+        ``look`` replaces the person's appearance; parts in ``without`` are not painted.
+        """
+        look = look or self.appearance(shot.person)
+        pose, view, sun = self._moment(shot)
         scene = generator(self.seed, Stream.SCENE, *shot)
-        pose = sample_pose(rng, camera.heading(track) + float(rng.uniform(-0.2, 0.2)))
-        view = self._crop(pose.yaw, math.radians(camera.pitch), rng)
-        sun = float(rng.uniform(-1, 1))
-        look = sample_appearance(generator(self.seed, Stream.APPEARANCE, *shot.person))
-
-        canvas = Canvas((0, 0, 0))
-        place = sample_place(camera.pitch, scene)
-        background(canvas, place, scene)
-        if scene.random() < 0.12 * self.severity:
-            self._bystander(canvas, shot, sun, scene, place.horizon, view.feet[1])
-        shadow(canvas, view.feet, view.stature, sun)
-        canvas.defocus(float(scene.uniform(0.5, 1.5)))
-        paint(canvas, Person(outfit_of(labels), look, pose, view), sun)
+        canvas = self._behind(shot, shot, scene)
+        paint(canvas, Person(outfit_of(labels), look, pose, view), sun, without=without)
+        canvas.things = Part.FRONT
         if scene.random() < 0.2 * self.severity:
             foreground(canvas, scene)
         if scene.random() < 0.05 * self.severity:
             self._bystander(canvas, shot, sun, scene)
         return canvas
+
+    def backdrop(self, shot: Shot, place: Shot) -> Canvas:
+        """Paint what is behind the person of one shot, in the place of another."""
+        return self._behind(shot, place, generator(self.seed, Stream.SCENE, *place))
+
+    def _behind(self, shot: Shot, where: Shot, scene: np.random.Generator) -> Canvas:
+        """Paint the place and the bystander of one shot, with the shadow of another's person."""
+        _, view, sun = self._moment(where)
+        canvas, place = Canvas((0, 0, 0)), sample_place(CAMERAS[where.camera - 1].pitch, scene)
+        background(canvas, place, scene)
+        if scene.random() < 0.12 * self.severity:
+            self._bystander(canvas, where, sun, scene, place.horizon, view.feet[1])
+        _, view, sun = self._moment(shot)
+        shadow(canvas, view.feet, view.stature, sun)
+        canvas.defocus(float(scene.uniform(0.5, 1.5)))
+        return canvas
+
+    def _moment(self, shot: Shot) -> tuple[Pose, View, float]:
+        """Draw the pose of a shot's person, its place in the image, and the angle of the sun."""
+        camera = CAMERAS[shot.camera - 1]
+        track = generator(self.seed, Stream.TRACK, *shot.person, shot.camera, shot.sequence)
+        rng = generator(self.seed, Stream.POSE, *shot)
+        pose = sample_pose(rng, camera.heading(track) + float(rng.uniform(-0.2, 0.2)))
+        view = self._crop(pose.yaw, math.radians(camera.pitch), rng)
+        return pose, view, float(rng.uniform(-1, 1))
 
     def _crop(self, yaw: float, pitch: float, rng: np.random.Generator) -> View:
         """Draw the place of the person in the image; one crop in four is badly off."""
@@ -142,4 +174,4 @@ class Painter:
         ground = horizon + nearness * (feet - horizon) if behind else HEIGHT * nearness
         view = View(pose.yaw, 0.2, (x, ground), 0.89 * HEIGHT * nearness)
         person = Person(outfit_of(sample_labels(rng)), sample_appearance(rng), pose, view)
-        paint(canvas, person, sun, Part.SCENE)
+        paint(canvas, person, sun, canvas.things)

@@ -1,5 +1,7 @@
 """The truth of an image: where the person is, where each attribute shows, what a change touched."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -13,13 +15,13 @@ from reid_explain.datasets.synthetic.attributes import (
     YES,
     Labels,
 )
-from reid_explain.datasets.synthetic.canvas import HEIGHT, WIDTH, Canvas, Part
+from reid_explain.datasets.synthetic.canvas import HEIGHT, WIDTH, Canvas, Part, among, coarse
 
 Mask = NDArray[np.bool_]
 
 SHOWN_BY: dict[str, tuple[Part, ...]] = {
     "gender": (
-        *(Part.SKIN, Part.ARM, Part.LEG),
+        *(Part.HEAD, Part.HAND, Part.ARM, Part.LEG),
         *(Part.TORSO, Part.SLEEVE, Part.HIPS, Part.SHIN),
     ),
     "hair": (Part.HAIR,),
@@ -41,6 +43,25 @@ the arms, down (length) on the lower legs and what covers them, clothes (dress o
 lower garment. All others show only where they are "yes".
 """
 TWO_VALUED = ("gender", "hair", "up", "down", "clothes")
+
+PARTS: Mapping[str, tuple[Part, ...]] = MappingProxyType(
+    {
+        "head": (Part.HEAD,),
+        "hair": (Part.HAIR,),
+        "hat": (Part.HAT,),
+        "upper": (Part.TORSO, Part.SLEEVE),
+        "arms": (Part.ARM, Part.HAND),
+        "lower": (Part.HIPS, Part.SHIN),
+        "legs": (Part.LEG,),
+        "shoes": (Part.SHOE,),
+        **{"backpack": (Part.BACKPACK,), "bag": (Part.BAG,), "handbag": (Part.HANDBAG,)},
+    }
+)
+"""The parts of a person that can be removed. Each painted piece belongs to exactly one.
+
+``head`` is face and neck; ``upper`` and ``lower`` are the garments (with sleeves and trouser
+legs); ``arms`` and ``legs`` are what is bare: arms and hands, legs below a short garment.
+"""
 
 
 class Rendering(NamedTuple):
@@ -68,18 +89,36 @@ class Counterfactual(NamedTuple):
     region: Mask
 
 
+class Removal(NamedTuple):
+    """One image, and the same image with parts of the person painted over by what is behind.
+
+    ``shape``, bool (256, 128), is where the parts showed; ``region`` is that grown by the
+    camera's point spread: outside it the two images are equal.
+    """
+
+    original: Rendering
+    changed: Rendering
+    region: Mask
+    shape: Mask
+
+
 def person_mask(canvas: Canvas) -> Mask:
     """Return the visible pixels (256, 128) of the person and everything worn and carried."""
-    return canvas.shows([part for part in Part if part is not Part.SCENE])
+    return canvas.shows({*Part} - {Part.SCENE, Part.FRONT})
 
 
 def attribute_masks(canvas: Canvas, labels: Labels) -> Mask:
     """Return the masks (26, 256, 128) of the attributes that show."""
-    masks = np.zeros((len(ATTRIBUTE_NAMES), HEIGHT, WIDTH), dtype=bool)
+    masks, seen = np.zeros((len(ATTRIBUTE_NAMES), HEIGHT, WIDTH), dtype=bool), canvas.seen()
     for index, name in enumerate(ATTRIBUTE_NAMES):
         if labels[index] == YES or name in TWO_VALUED:
-            masks[index] = canvas.shows(SHOWN_BY[name])
+            masks[index] = among(seen, SHOWN_BY[name])
     return masks
+
+
+def difference(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Mask:
+    """Return the pixels (256, 128) in which two lit pictures (512, 256, 3) differ."""
+    return coarse((first != second).any(axis=2))
 
 
 def grow(mask: Mask, radius: int) -> Mask:

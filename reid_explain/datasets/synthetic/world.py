@@ -2,21 +2,27 @@
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from tqdm.auto import tqdm
 
 from reid_explain.datasets.records import Record
 from reid_explain.datasets.synthetic.attributes import (
     ATTRIBUTE_NAMES,
+    GROUPS,
     Labels,
     attribute_file,
     toggle,
+    transplant,
 )
 from reid_explain.datasets.synthetic.camera import CAMERAS
+from reid_explain.datasets.synthetic.canvas import Canvas, Part
 from reid_explain.datasets.synthetic.picture import (
     DISTRACTOR_IDENTITY,
     Painter,
@@ -25,9 +31,13 @@ from reid_explain.datasets.synthetic.picture import (
     generator,
 )
 from reid_explain.datasets.synthetic.truth import (
+    PARTS,
     Counterfactual,
+    Mask,
+    Removal,
     Rendering,
     attribute_masks,
+    difference,
     grow,
     person_mask,
 )
@@ -109,8 +119,7 @@ class SyntheticReID:
 
     def render(self, record: Record) -> Rendering:
         """Return the image of a record with its truth."""
-        shot = self._known(record)
-        return self._render(shot, self._painter.labels(shot.person))
+        return _fresh(_taken(self._painter, self._known(record)).rendering)
 
     def counterfactual(self, record: Record, attribute: str) -> Counterfactual:
         """Return a record's image, and the same with one attribute changed.
@@ -124,14 +133,94 @@ class SyntheticReID:
         if attribute not in self.attribute_names:
             raise InputError("attribute", repr(attribute), f"one of {', '.join(ATTRIBUTE_NAMES)}")
         shot = self._known(record)
-        labels = self._painter.labels(shot.person)
+        labels = toggle(self._painter.labels(shot.person), attribute)
+        canvas = self._painter.paint(shot, labels)
+        original, masks = self.render(record), attribute_masks(canvas, labels)
         index = self.attribute_names.index(attribute)
-        original = self._render(shot, labels)
-        changed = self._render(shot, toggle(labels, attribute))
-        shape = original.attributes[index] | changed.attributes[index]
-        region = grow(shape, self._painter.exposure(shot).spread)
-        image = np.where(region[..., None], changed.image, original.image)
-        return Counterfactual(original, changed._replace(image=image), region)
+        region = self._spread(shot, original.attributes[index] | masks[index])
+        image = self._retake(shot, self._painter.lit(shot, canvas), region)
+        return Counterfactual(original, Rendering(image, person_mask(canvas), masks), region)
+
+    def intervene(self, record: Record, changes: Mapping[str, Record]) -> Rendering:
+        """Return a record's person with attributes of the people on other records.
+
+        A color is set to the very shade that the other's garment has, also where it has no name; a
+        belonging is had or not as by the other, and looks as the person's own would. Pose, camera,
+        noise, background and all other attributes stay, pixel for pixel beyond the camera's
+        spread; the masks are those of the person as painted. Where the attribute is hidden, or
+        both people share it, nothing changes.
+
+        Args:
+            record: the image to change.
+            changes: for each group of attributes (a name in ``GROUPS``) the record, anywhere in
+                this world, of the person whose value is taken.
+
+        Raises:
+            InputError: an unknown group or record.
+        """
+        shot, painter = self._known(record), self._painter
+        labels, look = painter.labels(shot.person), painter.appearance(shot.person)
+        for group, other in changes.items():
+            if group not in GROUPS:
+                raise InputError("changes", repr(group), f"groups among {', '.join(GROUPS)}")
+            giver = self._known(other, f"changes[{group!r}]").person
+            labels = transplant(labels, painter.labels(giver), group)
+            if group.endswith(" color"):
+                look = look.dyed_as(painter.appearance(giver), group.removesuffix(" color"))
+        canvas = painter.paint(shot, labels, look)
+        lit = painter.lit(shot, canvas)
+        region = self._spread(shot, difference(_taken(painter, shot).lit, lit))
+        image = self._retake(shot, lit, region)
+        return Rendering(image, person_mask(canvas), attribute_masks(canvas, labels))
+
+    def remove(self, record: Record, *parts: str) -> Removal:
+        """Return a record's image, and the same with parts of the person gone.
+
+        What is behind a part shows instead: the scene, or other parts (under a long sleeve the
+        bare arm, under a garment's body the scene). The person's shadow stays. Nothing changes for
+        a part that the person does not have or does not show.
+
+        Args:
+            record: the image to change.
+            parts: names in ``PARTS``; together they are removed from one image.
+
+        Raises:
+            InputError: an unknown part or record.
+        """
+        shot, painter = self._known(record), self._painter
+        for part in parts:
+            if part not in PARTS:
+                raise InputError("part", repr(part), f"one of {', '.join(PARTS)}")
+        gone = [piece for part in parts for piece in PARTS[part]]
+        labels = painter.labels(shot.person)
+        canvas = painter.paint(shot, labels, without=gone)
+        shape = _taken(painter, shot).canvas.shows(gone)
+        region = self._spread(shot, shape)
+        image = self._retake(shot, painter.lit(shot, canvas), region)
+        changed = Rendering(image, person_mask(canvas), attribute_masks(canvas, labels))
+        return Removal(self.render(record), changed, region, shape)
+
+    def swap_background(self, record: Record, other: Record) -> Rendering:
+        """Return a record's person before the scene of another record.
+
+        Behind the person are the other's place, bystander and unevenness of light, with the
+        person's own shadow. The person, what stands in front of it, the crop, the camera's response
+        and noise are the record's: beyond the camera's spread from the background no pixel changes.
+
+        Args:
+            record: the image to change; its masks stay.
+            other: any record of this world, from which the scene is taken.
+
+        Raises:
+            InputError: an unknown record.
+        """
+        shot, place, painter = self._known(record), self._known(other, "other"), self._painter
+        original = _taken(painter, shot)
+        behind = np.asarray(original.canvas.parts) == Part.SCENE
+        backdrop = painter.lit(place, painter.backdrop(shot, place))
+        lit = np.where(behind[..., None], backdrop, original.lit)
+        region = self._spread(shot, difference(original.lit, lit))
+        return _fresh(original.rendering)._replace(image=self._retake(shot, lit, region))
 
     def export(self, root: str | Path) -> None:
         """Write the world as a Market-1501 folder: three folders of images and the attributes.
@@ -180,19 +269,48 @@ class SyntheticReID:
         self._shots |= split
         return tuple(split)
 
-    def _known(self, record: Record) -> Shot:
+    def _known(self, record: Record, argument: str = "record") -> Shot:
         if record not in self._shots:
-            raise InputError("record", record, "a record of this world's train, query or gallery")
+            raise InputError(argument, record, "a record of this world's train, query or gallery")
         return self._shots[record]
 
     def _photograph(self, shot: Shot) -> bytes:
         canvas = self._painter.paint(shot, self._painter.labels(shot.person))
         return self._painter.photograph(shot, canvas)
 
-    def _render(self, shot: Shot, labels: Labels) -> Rendering:
-        canvas = self._painter.paint(shot, labels)
-        image = np.asarray(_decode(self._painter.photograph(shot, canvas)))
-        return Rendering(image, person_mask(canvas), attribute_masks(canvas, labels))
+    def _spread(self, shot: Shot, shape: Mask) -> Mask:
+        """Return the pixels that a camera's picture of a shape (256, 128) reaches."""
+        return grow(shape, self._painter.exposure(shot).spread)
+
+    def _retake(self, shot: Shot, lit: NDArray[np.uint8], region: Mask) -> NDArray[np.uint8]:
+        """Return the photograph of another lit scene; outside of the region, the original."""
+        image = np.asarray(_decode(self._painter.exposure(shot).photograph(lit)))
+        return np.where(region[..., None], image, _taken(self._painter, shot).rendering.image)
+
+
+class _Taken(NamedTuple):
+    """A record's scene as painted and lit, and its rendering; shared, so not to be written to."""
+
+    canvas: Canvas
+    lit: NDArray[np.uint8]
+    rendering: Rendering
+
+
+@lru_cache(maxsize=4)
+def _taken(painter: Painter, shot: Shot) -> _Taken:
+    """Paint and photograph a shot; the last few are kept, as interventions come in series."""
+    labels = painter.labels(shot.person)
+    canvas = painter.paint(shot, labels)
+    lit = painter.lit(shot, canvas)
+    image = np.asarray(_decode(painter.exposure(shot).photograph(lit)))
+    masks = attribute_masks(canvas, labels)
+    return _Taken(canvas, lit, Rendering(image, person_mask(canvas), masks))
+
+
+def _fresh(rendering: Rendering) -> Rendering:
+    """Return a copy that may be written to."""
+    image, person, attributes = rendering
+    return Rendering(image.copy(), person.copy(), attributes.copy())
 
 
 def _decode(jpeg: bytes) -> Image.Image:

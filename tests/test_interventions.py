@@ -1,0 +1,112 @@
+"""Interventions in the drawn world: what is asked for changes, and nothing else."""
+
+import numpy as np
+import pytest
+
+from reid_explain.datasets.records import Record
+from reid_explain.datasets.synthetic import ATTRIBUTE_NAMES, GROUPS, PARTS, Rendering, SyntheticReID
+from reid_explain.datasets.synthetic.canvas import Part
+from reid_explain.datasets.synthetic.truth import SHOWN_BY, difference
+
+INDEX = {name: index for index, name in enumerate(ATTRIBUTE_NAMES)}
+
+
+@pytest.fixture(scope="module")
+def world() -> SyntheticReID:
+    return SyntheticReID(train_identities=40, test_identities=10, distractors=10)
+
+
+def some(world: SyntheticReID, count: int) -> list[Record]:
+    """Return records of every split, spread over people and cameras."""
+    every = [*world.train, *world.query, *world.gallery]
+    return [every[i] for i in np.linspace(0, len(every) - 1, count).astype(int)]
+
+
+def same(first: Rendering, second: Rendering) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def labels_of(world: SyntheticReID, record: Record) -> np.ndarray:
+    return world._painter.labels(world._known(record).person)
+
+
+def shows(group: str) -> set[Part]:
+    return {part for name in GROUPS[group] for part in SHOWN_BY[name]}
+
+
+def painted(world: SyntheticReID, record: Record, monkeypatch, change) -> np.ndarray:
+    """Return the lit scene (512, 256, 3) that an intervention photographs."""
+    pictures: list[np.ndarray] = []
+    lit = type(world._painter).lit
+
+    def spy(self, shot, canvas):
+        pictures.append(lit(self, shot, canvas))
+        return pictures[-1]
+
+    world.render(record)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(world._painter), "lit", spy)
+        change()
+    return pictures[-1]
+
+
+# ---------------------------------------------------------------- the world is the same as before
+
+
+def test_groups_partition_the_attributes():
+    assert [*GROUPS] == [
+        *("upper color", "lower color", "up", "down", "clothes", "hat", "hair"),
+        *("backpack", "bag", "handbag", "gender"),
+    ]
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(ATTRIBUTE_NAMES)
+    assert [len(names) for names in GROUPS.values()] == [8, 9, *[1] * 9]
+
+
+def test_parts_partition_the_person():
+    pieces = [piece for part in PARTS.values() for piece in part]
+    assert sorted(pieces) == sorted({*Part} - {Part.SCENE, Part.FRONT})
+
+
+# ---------------------------------------------------------------- attributes of other people
+
+
+def test_no_change_is_the_rendering_itself(world):
+    for record in some(world, 5):
+        assert same(world.intervene(record, {}), world.render(record))
+
+
+def test_a_persons_own_attributes_change_nothing(world):
+    for record in some(world, 5):
+        mates = [r for r in (*world.train, *world.query) if r.identity == record.identity]
+        mate = mates[-1] if mates else record
+        assert same(world.intervene(record, dict.fromkeys(GROUPS, mate)), world.render(record))
+
+
+def test_a_cached_rendering_is_not_written_to(world):
+    record = world.train[0]
+    first = world.render(record)
+    expected = first.image.copy()
+    first.image[:] = 0
+    first.person[:] = False
+    assert np.array_equal(world.render(record).image, expected)
+    assert world.render(record).person.any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", GROUPS)
+def test_pixels_change_only_where_the_group_shows(world, group, monkeypatch):
+    changed = 0
+    for record, other in zip(some(world, 24), some(world, 25)[1:], strict=True):
+        before = world.render(record)
+        after = world.intervene(record, {group: other})
+        scene = painted(world, record, monkeypatch, lambda: world.intervene(record, {group: other}))
+        shot = world._known(record)
+        original = world._painter.paint(shot, labels_of(world, record))
+        where = difference(world._painter.lit(shot, original), scene)
+        index = [INDEX[name] for name in GROUPS[group]]
+        shape = original.shows(shows(group)) | after.attributes[index].any(axis=0)
+        assert not (where & ~shape).any()
+        region = world._spread(shot, where)
+        assert np.array_equal(before.image[~region], after.image[~region])
+        changed += (before.image != after.image).any()
+    assert changed > 0
