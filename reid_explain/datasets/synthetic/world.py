@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from reid_explain.datasets.records import Record
+from reid_explain.datasets.synthetic.appearance import Appearance
 from reid_explain.datasets.synthetic.attributes import (
     ATTRIBUTE_NAMES,
     GROUPS,
@@ -159,14 +160,7 @@ class SyntheticReID:
             InputError: an unknown group or record.
         """
         shot, painter = self._known(record), self._painter
-        labels, look = painter.labels(shot.person), painter.appearance(shot.person)
-        for group, other in changes.items():
-            if group not in GROUPS:
-                raise InputError("changes", repr(group), f"groups among {', '.join(GROUPS)}")
-            giver = self._known(other, f"changes[{group!r}]").person
-            labels = transplant(labels, painter.labels(giver), group)
-            if group.endswith(" color"):
-                look = look.dyed_as(painter.appearance(giver), group.removesuffix(" color"))
+        labels, look = self._dressed(shot, changes)
         canvas = painter.paint(shot, labels, look)
         lit = painter.lit(shot, canvas)
         region = self._spread(shot, difference(_taken(painter, shot).lit, lit))
@@ -277,6 +271,19 @@ class SyntheticReID:
     def _photograph(self, shot: Shot) -> bytes:
         canvas = self._painter.paint(shot, self._painter.labels(shot.person))
         return self._painter.photograph(shot, canvas)
+
+    def _dressed(self, shot: Shot, changes: Mapping[str, Record]) -> tuple[Labels, Appearance]:
+        """Return a shot's person with the others' values of groups of attributes."""
+        painter = self._painter
+        labels, look = painter.labels(shot.person), painter.appearance(shot.person)
+        for group, other in changes.items():
+            if group not in GROUPS:
+                raise InputError("changes", repr(group), f"groups among {', '.join(GROUPS)}")
+            giver = self._known(other, f"changes[{group!r}]").person
+            labels = transplant(labels, painter.labels(giver), group)
+            if group.endswith(" color"):
+                look = look.dyed_as(painter.appearance(giver), group.removesuffix(" color"))
+        return labels, look
 
     def _spread(self, shot: Shot, shape: Mask) -> Mask:
         """Return the pixels that a camera's picture of a shape (256, 128) reaches."""
