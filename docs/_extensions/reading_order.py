@@ -3,6 +3,7 @@
 ORDER = (
     "explain_embedding",
     "explain_match",
+    "photographs",
     "rank_list",
     "explain_difference",
     "attribute_maps",

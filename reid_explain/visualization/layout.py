@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
+from statistics import geometric_mean
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -42,7 +43,8 @@ def draw_grid(
     """Draw arrays (H, W, 3) in rows and columns; return the figure and its axes.
 
     ``titles`` are of the columns or of all places, ``scales`` of the maps in the arrays; ``below``
-    is the height in inches of a further row that stays empty.
+    is the height in inches of a further row that stays empty. Each row is as high as its array of
+    the least aspect needs at the width of a column.
     """
     rows, columns = len(grid), len(grid[0])
     titles = [""] * columns if titles is None else titles
@@ -50,13 +52,14 @@ def draw_grid(
     if len(titles) != rows * columns:
         check_each("titles", titles, grid[0])
     check_each("row_titles", row_titles, grid)
-    shapes = [array.shape for row in grid for array in row if array is not None]
-    aspect = max((shape[1] / shape[0] for shape in shapes), default=0.5)
-    width = max(sqrt(PANEL_AREA * aspect), CHARACTER * longest_line(titles)) + 0.1
-    height = max(sqrt(PANEL_AREA / aspect), CHARACTER * longest_line(row_titles)) + 0.1
+    aspects = [[a.shape[1] / a.shape[0] for a in row if a is not None] or [0.5] for row in grid]
+    panel = sqrt(PANEL_AREA * geometric_mean(aspect for row in aspects for aspect in row))
+    width = max(panel, CHARACTER * longest_line(titles)) + 0.1
+    least = CHARACTER * longest_line(row_titles)
+    heights = [max(panel / min(row), least) + 0.1 for row in aspects]
     lines = LINE * (1 + max(title.count("\n") for title in titles)) * len(titles) / columns
-    figure = sized(figure, columns * width + 1 + (below > 0), rows * height + lines + 0.1 + below)
-    ratios = [height + lines / rows] * rows + [below] * (below > 0)
+    figure = sized(figure, columns * width + 1 + (below > 0), sum(heights) + lines + 0.1 + below)
+    ratios = [height + lines / rows for height in heights] + [below] * (below > 0)
     places = figure.add_gridspec(len(ratios), columns, height_ratios=ratios)
     axes = np.array([figure.add_subplot(places[k]) for k in range(rows * columns)], dtype=object)
     for axis, array in zip(axes, (array for row in grid for array in row), strict=True):
