@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from scipy.ndimage import maximum_filter
 
 from reid_explain.datasets.synthetic.attributes import (
     ATTRIBUTE_NAMES,
@@ -123,5 +123,5 @@ def difference(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Mask:
 
 def grow(mask: Mask, radius: int) -> Mask:
     """Return a mask grown by a square of the given radius in pixels."""
-    grown = Image.fromarray(mask).convert("L").filter(ImageFilter.MaxFilter(2 * radius + 1))
-    return np.asarray(grown) > 0
+    grown = maximum_filter(mask.view(np.uint8), 2 * radius + 1, mode="constant")
+    return np.asarray(grown, dtype=bool)
