@@ -146,7 +146,8 @@ class AttributeDirections:
         first, second = self._checked("query", query), self._checked("gallery", gallery)
         if len(second) not in (1, len(first)) and len(first) != 1:
             raise InputError("gallery", describe(second), f"1 or {len(first)} rows")
-        first, second = torch.broadcast_tensors(first, second.to(first))
+        count = max(len(first), len(second))
+        first, second = first.expand(count, -1), second.to(first).expand(count, -1)
         one = self._values("query_labels", query_labels, first)
         other = self._values("gallery_labels", gallery_labels, second)
         difference, member = first - second, self._members(groups).to(first)
