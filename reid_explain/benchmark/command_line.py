@@ -73,6 +73,7 @@ class RunOptions:
     Args:
         dataset: synthetic, market1501, folder, ..., or module:Class
         root: the data set's folder; synthetic has none
+        world: seed of the synthetic world
         methods: names or module:Class, between spaces or commas; by default those that suit
         output: a folder; by default one in outputs
         resume: go on with the run in --output
@@ -80,6 +81,7 @@ class RunOptions:
 
     dataset: str = SYNTHETIC
     root: Path | None = None
+    world: int = 0
     methods: tuple[str, ...] = ()
     output: Path | None = None
     resume: bool = False
@@ -97,7 +99,7 @@ def main(task: type[Task], arguments: Sequence[str] | None = None) -> None:
     with one_line_errors(script):
         options.task.run(
             target.open(untrained=task.untrained),
-            open_dataset(run.dataset, run.root),
+            open_dataset(run.dataset, run.root, **({"seed": run.world} if run.world else {})),
             methods=[name for names in run.methods for name in names.split(",") if name],
             output=run.output or Path("outputs", folder),
             resume=run.resume,

@@ -124,7 +124,7 @@ def pair_of(bench: Bench, record: Any, attribute: str) -> Pair:
     spec = bench.target.spec
     original, changed, region = world.counterfactual(record, attribute)
     image, other = (spec.to_tensor(Image.fromarray(v.image))[None] for v in (original, changed))
-    person, change = (_mask(mask, spec) for mask in (original.person, region))
+    person, change = (mask_of(mask, spec) for mask in (original.person, region))
     match = bench.match(record)
     assert match is not None
     classes = bench.target.predicted(image)
@@ -154,7 +154,7 @@ def _shows(world: Any, record: Any, attribute: str) -> bool:
     return bool((original.image != changed.image).any(axis=2).sum() >= SMALLEST_REGION)
 
 
-def _mask(mask: NDArray[np.bool_], spec: InputSpec) -> Tensor:
+def mask_of(mask: NDArray[np.bool_], spec: InputSpec) -> Tensor:
     """Return a mask (H, W) as ``spec`` fits images, (1, 1, height, width) bool."""
     fitted = spec.fit(Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB"))
     return torch.from_numpy(np.asarray(fitted)[None, None, :, :, 0] > 127)

@@ -242,6 +242,7 @@ class Task(ABC):
         return {
             "task": self.name,
             "dataset": bench.dataset.name,
+            "world": getattr(bench.dataset, "seed", None),
             "root": str(Path(bench.root).resolve()) if bench.root else None,
             "images": [len(bench.dataset.query), len(bench.dataset.gallery)],
             **bench.target.settings(),
