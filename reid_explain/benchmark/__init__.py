@@ -16,6 +16,7 @@ In a few lines an explainer of one's own is measured on a model and a folder of 
 ``frame`` is a pandas frame with a number in each row: task, case, identity, method, metric, value.
 """
 
+from reid_explain.benchmark.causal import Causal
 from reid_explain.benchmark.extremal import Extremal
 from reid_explain.benchmark.faithfulness import Faithfulness
 from reid_explain.benchmark.localization import Localization
@@ -27,6 +28,7 @@ from reid_explain.benchmark.task import Task
 
 __all__ = [
     "METRICS",
+    "Causal",
     "Extremal",
     "Faithfulness",
     "Localization",
