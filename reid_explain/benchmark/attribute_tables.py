@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from reid_explain.benchmark.tables import layout
+from reid_explain.datasets.attributes import IdentityAttributes
+from reid_explain.datasets.labels import WORDS
 
 DECOMPOSITION = (
     *("%", "", "Rank-1", "Rank-5", "mAP", "X-mAP_e", "X-mAP_c", "ADRE", "bias", "attributes"),
@@ -54,6 +58,14 @@ def decomposition(tests: Sequence[Test]) -> str:
         if (name.rpartition(" -> ")[2], " -> " in name) in seen:
             lines += marked(name, rows, len(DECOMPOSITION))
     return layout(lines)
+
+
+def label_counts(attributes: IdentityAttributes) -> str:
+    """Return how many identities have each attribute, or not, or nobody knows."""
+    table = np.stack([*attributes.labels.values()], axis=1)
+    counts = [[str((row == label).sum()) for label in (2, 1, 0)] for row in table]
+    lines = [(name, *row) for name, row in zip(attributes.names, counts, strict=True)]
+    return layout([("identities", *WORDS[::-1]), *lines])
 
 
 def reweighting(tests: Sequence[Test]) -> str:

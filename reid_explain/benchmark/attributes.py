@@ -10,6 +10,7 @@ on, on those of the others and on those of --on; each test has a folder that bot
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,12 +29,23 @@ from reid_explain.benchmark.command_line import (
 )
 from reid_explain.benchmark.run import atomic, claim, read_settings, versions, write_json
 from reid_explain.benchmark.target import Target
+from reid_explain.datasets.labels import (
+    THRESHOLDS,
+    Labelled,
+    check_thresholds,
+    labels_from,
+    open_recognizer,
+    read_labels,
+    unknown_labels,
+    write_labels,
+)
 from reid_explain.datasets.records import ReIDDataset
 from reid_explain.datasets.registry import SYNTHETIC, open_dataset
 from reid_explain.errors import InputError
 from reid_explain.visualization import training_figure
 
 FILE = "interpreter.safetensors"
+LABELS = "labels.csv"
 FREE = ("output", "resume", "workers", "device")
 """Settings that may differ between a run and its continuation."""
 
@@ -54,7 +66,8 @@ class Run:
 
     def claim(self, folder: Path, settings: dict[str, Any]) -> None:
         """Make a folder that of a run with these settings; paths do not depend on where it runs."""
-        fixed = {name: value for name, value in settings.items() if name not in FREE}
+        free = FREE if settings.get("recognizer") else (*FREE, "thresholds")
+        fixed = {name: value for name, value in settings.items() if name not in free}
         paths = {k: str(v.resolve()) for k, v in fixed.items() if isinstance(v, Path)}
         claim(folder, {**fixed, **paths}, resume=self.resume)
 
@@ -68,12 +81,45 @@ class ModelRun(Run):
         weights: its checkpoint, or the .json card that train_target.py wrote
         dataset: synthetic, market1501, ..., or module:Class
         root: the data set's folder; synthetic has none
+        labels: a CSV file with the attributes of the people, as --recognizer leaves it
+        recognizer: module:NAME, which labels the people; the folder of the run keeps labels.csv
+        thresholds: a mean probability below the first is a no, from the second on a yes
     """
 
     model: str = SHIPPED
     weights: Path | None = None
     dataset: str = SYNTHETIC
     root: Path | None = None
+    labels: Path | None = None
+    recognizer: str | None = None
+    thresholds: tuple[float, float] = THRESHOLDS
+
+    def open_data(self) -> ReIDDataset:
+        """Return the data set; what --recognizer sees is unknown until ``recognized``."""
+        dataset = open_labelled(self.dataset, self.root, self.labels)
+        if self.recognizer is None:
+            return dataset
+        if self.labels is not None:
+            raise InputError("labels", f"{self.labels} and --recognizer", "one of the two")
+        check_thresholds(self.thresholds)
+        return Labelled(dataset, unknown_labels(dataset, self._recognizer.attributes))
+
+    @cached_property
+    def _recognizer(self) -> Any:
+        return open_recognizer(self.recognizer or "")
+
+    def recognized(self, dataset: ReIDDataset) -> ReIDDataset:
+        """Return the data set with the labels of --recognizer, which are found only once."""
+        if self.recognizer is None:
+            return dataset
+        path = self.output / LABELS
+        if not path.is_file():
+            options: Any = {"thresholds": self.thresholds, "workers": self.workers}
+            found = labels_from(self._recognizer, dataset, **options)
+            with atomic(path) as partial:
+                write_labels(partial, found, dataset)
+            print(attribute_tables.label_counts(found))
+        return Labelled(dataset, read_labels(path, dataset))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +147,10 @@ class Train(ModelRun):
         mixed = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[self.precision]
         accelerator = Accelerator(mixed_precision=mixed, cpu=not torch.accelerator.is_available())
         processes, main = accelerator.num_processes, accelerator.is_main_process
-        dataset = open_dataset(self.dataset, self.root)
+        dataset = self.open_data()
+        if not dataset.attribute_names:
+            expected = "--recognizer or --labels, see docs/attributes.md"
+            raise InputError("dataset", f"{dataset.name} without labels of people", expected)
         set_seed(self.recipe.seed)
         model = open_model(self.model, self.weights)
         interpreter = AMDInterpreter(model, dataset.attribute_names, hidden=self.hidden)
@@ -110,6 +159,8 @@ class Train(ModelRun):
         if main:
             self.claim(self.output, {**asdict(self), "processes": processes})
         accelerator.wait_for_everyone()
+        with accelerator.main_process_first():
+            dataset = self.recognized(dataset)
         options: Any = {"accelerator": accelerator, "workers": self.workers}
         log = train_interpreter(interpreter, dataset, self.output, self.recipe, **options)
         if main:
@@ -143,12 +194,12 @@ class InterpreterRun(ModelRun):
 
     def open(self) -> tuple[AMDInterpreter, ReIDDataset]:
         """Return interpreter and data set, and claim the folder."""
-        dataset, interpreter = open_dataset(self.dataset, self.root), self.load(self.device)
+        dataset, interpreter = self.open_data(), self.load(self.device)
         if not self.cross_domain and {*dataset.attribute_names} != {*interpreter.attributes}:
             came = f"{dataset.name} with other attributes than the interpreter's"
-            raise InputError("dataset", came, "the same attributes, or --cross-domain")
+            raise InputError("dataset", came, "the same attributes, by --labels, or --cross-domain")
         self.claim(self.output, asdict(self))
-        return interpreter, dataset
+        return interpreter, self.recognized(dataset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,8 +271,11 @@ class Systems(Run):
         if len(systems) < len(self.systems) or not systems:
             raise InputError("systems", ", ".join(self.systems), "folders of different names")
         roots = roots_of([*systems.values()], self.on)
+        labels = labels_of([*systems.values()])
         # Whatever cannot be opened is found before the first hour of work.
-        datasets = {name: open_dataset(name, root) for name, root in roots.items()}
+        datasets = {
+            name: open_labelled(name, root, labels.get(name)) for name, root in roots.items()
+        }
         interpreters = {name: system.load(self.device) for name, system in systems.items()}
         pairs = [
             (name, tested)
@@ -230,6 +284,7 @@ class Systems(Run):
         ]
         for name, tested in pairs:
             test = {"tested_on": tested, "tested_root": roots[tested]}
+            test |= {"tested_labels": labels.get(tested)}
             self.claim(self.output / f"{name}_on_{tested}", {**asdict(systems[name]), **test})
         tests = []
         for name, tested in pairs:
@@ -280,8 +335,26 @@ def open_system(place: str) -> InterpreterRun:
         own = {name: trained[name] for name in ("model", "weights", "dataset", "root")}
     except (KeyError, TypeError) as error:
         raise InputError("systems", f"{place} without {error}", "a folder of train") from error
-    paths = {k: Path(own[k]) for k in ("weights", "root") if own[k]}
+    own["labels"] = folder / LABELS if trained.get("recognizer") else trained.get("labels")
+    paths = {k: Path(own[k]) for k in ("weights", "root", "labels") if own[k]}
     return InterpreterRun(output=folder, interpreter=folder / FILE, **{**own, **paths})
+
+
+def open_labelled(name: str, root: Path | None, labels: Path | None) -> ReIDDataset:
+    """Return a data set, with the labels of a file if there is one."""
+    dataset = open_dataset(name, root)
+    return Labelled(dataset, read_labels(labels, dataset)) if labels else dataset
+
+
+def labels_of(systems: Sequence[ModelRun]) -> dict[str, Path | None]:
+    """Return the files of labels by data set, None where it has its own."""
+    own: dict[str, Path | None] = {}
+    for system in systems:
+        labels = own.setdefault(system.dataset, system.labels)
+        if labels != system.labels:
+            came = f"{system.dataset} with labels {labels} and {system.labels}"
+            raise InputError("systems", came, "the same labels of a data set")
+    return own
 
 
 def roots_of(systems: Sequence[ModelRun], on: Sequence[str]) -> dict[str, Path | None]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from reid_explain.datasets.attributes import IdentityAttributes, read_attributes, record_labels
 from reid_explain.datasets.files import FileDataset, ThreeFolderDataset
 from reid_explain.datasets.folder import FolderDataset
+from reid_explain.datasets.labels import Labelled, labels_from
 from reid_explain.datasets.published import CUHK03, DukeMTMCreID, Market1501
 from reid_explain.datasets.records import Record, RecordDataset, ReIDDataset, Role
 from reid_explain.datasets.registry import DATASETS, open_dataset
@@ -19,6 +20,7 @@ __all__ = [
     "FileDataset",
     "FolderDataset",
     "IdentityAttributes",
+    "Labelled",
     "Market1501",
     "ReIDDataset",
     "Record",
@@ -26,6 +28,7 @@ __all__ = [
     "Role",
     "SyntheticReID",
     "ThreeFolderDataset",
+    "labels_from",
     "open_dataset",
     "read_attributes",
     "record_labels",

@@ -23,9 +23,9 @@ NOT_BINARY = ("age", "image_index")
 class IdentityAttributes(NamedTuple):
     """Binary attributes by identity.
 
-    ``names`` are sorted; ``labels[identity]`` is an int array (len(names),) in that order:
-    1 or 2 as published (2: yes, or female, long hair, short sleeve, short lower clothing,
-    trousers, long top, light shoes), 0 unknown.
+    ``labels[identity]`` is an int array (len(names),) in the order of ``names``, which
+    ``read_attributes`` sorts: 1 or 2 as published (2: yes, or female, long hair, short sleeve,
+    short lower clothing, trousers, long top, light shoes), 0 unknown.
     """
 
     names: tuple[str, ...]
