@@ -12,6 +12,7 @@ _HOMES = {
     "Centre": "explainers.controls",
     "Concept": "objectives",
     "Cosine": "objectives",
+    "CounterfactualDirections": "directions",
     "ExtremalDescent": "explainers.extremal",
     "ExtremalFAM": "explainers.extremal",
     "GradCAM": "explainers.cam",

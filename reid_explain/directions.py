@@ -14,7 +14,7 @@ from reid_explain.checks import at_least_float32, check_choice, check_embeddings
 from reid_explain.errors import InputError
 from reid_explain.objectives import Concept
 
-METADATA = "attribute_directions"
+METADATA = "names"
 Groups = Mapping[str, Sequence[str]]
 """Attributes that change together, such as the colors of a garment, by a common name."""
 
@@ -143,21 +143,13 @@ class AttributeDirections:
         Raises:
             InputError: Embeddings or labels of other shapes, or a group of unknown attributes.
         """
-        first, second = self._checked("query", query), self._checked("gallery", gallery)
-        if len(second) not in (1, len(first)) and len(first) != 1:
-            raise InputError("gallery", describe(second), f"1 or {len(first)} rows")
-        count = max(len(first), len(second))
-        first, second = first.expand(count, -1), second.to(first).expand(count, -1)
+        first, second = _paired(query, gallery, self.directions.shape[1])
         one = self._values("query_labels", query_labels, first)
         other = self._values("gallery_labels", gallery_labels, second)
         difference, member = first - second, self._members(groups).to(first)
-        distance = difference.norm(dim=1)
         # (B, G, D): what the attributes of each group put between the two.
         steps = torch.einsum("bm,gm,md->bgd", one - other, member, self.directions.to(first))
-        left = (difference[:, None] - steps).norm(dim=2)
-        scale = distance.where(distance > 0, torch.ones_like(distance))[:, None]
-        shares = (distance[:, None] - left) / scale
-        return DirectionExplanation(shares, 1 - shares.sum(1), distance, one, other)
+        return DirectionExplanation(*_decomposed(difference, -steps), one, other)
 
     def concept(self, attribute: str) -> Concept:
         """Return the objective of an attribute: any explainer shows where it is read from.
@@ -179,13 +171,7 @@ class AttributeDirections:
             InputError: The file cannot be written.
         """
         state = {"directions": self.directions, "probe": self.probe}
-        if fingerprint is not None:
-            state["fingerprint"] = fingerprint
-        state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        try:
-            save_file(state, path, {METADATA: json.dumps(self.attributes)})
-        except (OSError, SafetensorError) as error:
-            raise InputError("path", f"{path} ({error})", "a file that can be written") from error
+        _write(path, state, self.attributes, fingerprint)
 
     @classmethod
     def load(cls, path: str | Path, *, fingerprint: Tensor | None = None) -> "AttributeDirections":
@@ -198,22 +184,8 @@ class AttributeDirections:
         Raises:
             InputError: No such file or one of another kind, or directions of another model.
         """
-        try:
-            with safe_open(path, "pt") as file:
-                attributes = json.loads((file.metadata() or {})[METADATA])
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            saved, found = (
-                state.get("fingerprint"),
-                cls(attributes, state["directions"], state["probe"]),
-            )
-        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
-            expected = "a file of AttributeDirections.save"
-            raise InputError("path", f"{path} ({error})", expected) from error
-        if fingerprint is not None and saved is not None:
-            own = fingerprint.cpu().to(saved)
-            if own.shape != saved.shape or (own - saved).norm() > 1e-2 * saved.norm():
-                raise InputError("fingerprint", "another model's embeddings", f"those of {path}")
-        return found
+        state, attributes = _read(path, ("directions", "probe"), fingerprint)
+        return cls(attributes, state["directions"], state["probe"])
 
     def _checked(self, argument: str, embeddings: Tensor) -> Tensor:
         width = self.directions.shape[1]
@@ -238,6 +210,188 @@ class AttributeDirections:
                 check_choice("groups", name, self.attributes)
                 row[self.attributes.index(name)] = 1
         return members
+
+
+class CounterfactualExplanation(NamedTuple):
+    """How much nearer each of B pairs comes by each of G groups of attributes.
+
+    ``contributions`` (B, G), shares of the distance, negative where the two move apart;
+    ``remainder`` (B,), what no group explains: with the contributions it sums to 1; ``distance``
+    (B,).
+    """
+
+    contributions: Tensor
+    remainder: Tensor
+    distance: Tensor
+
+
+class CounterfactualDirections:
+    r"""Explains the distance of two embeddings by what interventions on attributes were seen to do.
+
+    .. math:: f(X_{k \leftarrow Y}) - f(X) \approx s_k(X, Y) = W_k \, [f(X), f(Y), 1], \qquad
+        c_k = \frac{\|\Delta\| - \|\Delta + s_k(X, Y)\|}{\|\Delta\|}, \quad
+        \Delta = f(X) - f(Y)
+
+    with :math:`X_{k \leftarrow Y}` the image X with Y's value of attribute k, all else equal. One
+    ridge regression for each group of attributes gives :math:`W_k` from such images. Where nobody
+    can intervene, :class:`AttributeDirections` is fitted to labels alone.
+
+    Args:
+        groups: The G names.
+        maps: W, (G, 2 D + 1, D).
+
+    Raises:
+        InputError: Names that repeat, or maps of another shape.
+
+    Example:
+        >>> import torch
+        >>> from reid_explain import CounterfactualDirections
+        >>> query, gallery = torch.eye(3)[:2], torch.tensor([[3.0, 4.0, 0.0]])
+        >>> changed = query.clone()
+        >>> changed[:, 0] = gallery[:, 0]  # the intervention sets the first number
+        >>> found = CounterfactualDirections.fit(
+        ...     query, gallery.expand(2, -1), changed, torch.tensor([0, 0]), ["hat"], ridge=1e-6
+        ... )
+        >>> found.explain(query[:1], gallery).contributions
+        tensor([[0.1056]])
+    """
+
+    def __init__(self, groups: Sequence[str], maps: Tensor) -> None:
+        self.groups = tuple(groups)
+        if not self.groups or len({*self.groups}) < len(self.groups):
+            raise InputError("groups", repr(groups), "different names, at least one")
+        width = maps.shape[-1] if maps.dim() == 3 else 0
+        if maps.shape != (len(self.groups), 2 * width + 1, width) or not width:
+            raise InputError("maps", describe(maps), f"({len(self.groups)}, 2 D + 1, D)")
+        self.maps = maps
+
+    @classmethod
+    def fit(
+        cls,
+        query: Tensor,
+        gallery: Tensor,
+        changed: Tensor,
+        group: Tensor,
+        groups: Sequence[str],
+        *,
+        ridge: float = 300.0,
+    ) -> "CounterfactualDirections":
+        """Fit the maps to interventions.
+
+        Args:
+            query: Embeddings (N, D) of images.
+            gallery: (N, D), of the images that gave their value.
+            changed: (N, D), of the first images with that value.
+            group: (N,), which group of attributes was changed, from 0.
+            groups: The G names.
+            ridge: Penalty on the squared norms, for embeddings of unit variance; above 0.
+
+        Raises:
+            InputError: Embeddings that do not belong together, or a group without interventions.
+        """
+        count, width = check_embeddings("query", query).shape
+        inputs = torch.cat(
+            [query, check_embeddings("gallery", gallery, rows=count, width=width)], 1
+        )
+        steps = check_embeddings("changed", changed, rows=count, width=width) - query
+        if missing := [name for n, name in enumerate(groups) if not (group == n).any()]:
+            raise InputError("group", f"no intervention on {missing[0]}", "some of every group")
+        if not ridge > 0:
+            raise InputError("ridge", ridge, "a penalty above 0")
+        inputs, steps = inputs.double(), steps.double()
+        center = inputs.mean(0)
+        scale = (inputs - center).square().mean().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+        scaled = torch.cat([(inputs - center) / scale, inputs.new_ones(count, 1)], 1)
+        maps = []
+        for number in range(len(groups)):
+            own = group == number
+            weights = _ridge(scaled[own], steps[own], ridge)
+            slope = weights[:-1] / scale
+            maps.append(torch.cat([slope, (weights[-1] - center @ slope)[None]]))
+        return cls(groups, torch.stack(maps).float())
+
+    def explain(self, query: Tensor, gallery: Tensor) -> CounterfactualExplanation:
+        """Explain the distance of each query to its gallery embedding.
+
+        Args:
+            query: Embeddings (B, D), or (1, D) for all.
+            gallery: As ``query``.
+
+        Raises:
+            InputError: Embeddings of other shapes.
+        """
+        first, second = _paired(query, gallery, self.maps.shape[2])
+        steps = self.displacements(first, second)
+        return CounterfactualExplanation(*_decomposed(first - second, steps))
+
+    def displacements(self, query: Tensor, gallery: Tensor) -> Tensor:
+        """Return s_k, (B, G, D): where each group of attributes would move the query's (B, D)."""
+        first, second = _paired(query, gallery, self.maps.shape[2])
+        inputs = torch.cat([first, second, torch.ones_like(first[:, :1])], dim=1)
+        return torch.einsum("bi,gid->bgd", inputs, self.maps.to(inputs))
+
+    def save(self, path: str | Path, *, fingerprint: Tensor | None = None) -> None:
+        """Write a safetensors file in float16; as :meth:`AttributeDirections.save`."""
+        _write(path, {"maps": self.maps.half()}, self.groups, fingerprint)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, fingerprint: Tensor | None = None
+    ) -> "CounterfactualDirections":
+        """Return what ``save`` wrote; as :meth:`AttributeDirections.load`."""
+        state, groups = _read(path, ("maps",), fingerprint)
+        return cls(groups, state["maps"].float())
+
+
+def _paired(query: Tensor, gallery: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Return both sides of B pairs, (B, D) each; one of them may be (1, D)."""
+    first, second = (
+        at_least_float32(check_embeddings(name, given, width=width))
+        for name, given in (("query", query), ("gallery", gallery))
+    )
+    if len(second) not in (1, len(first)) and len(first) != 1:
+        raise InputError("gallery", describe(second), f"1 or {len(first)} rows")
+    count = max(len(first), len(second))
+    return first.expand(count, -1), second.to(first).expand(count, -1)
+
+
+def _decomposed(difference: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return shares (B, K), remainder and distance (B,) of differences (B, D), steps (B, K, D)."""
+    distance = difference.norm(dim=1)
+    left = (difference[:, None] + steps).norm(dim=2)
+    scale = distance.where(distance > 0, torch.ones_like(distance))[:, None]
+    shares = (distance[:, None] - left) / scale
+    return shares, 1 - shares.sum(1), distance
+
+
+def _write(
+    path: str | Path, state: dict[str, Tensor], names: Sequence[str], fingerprint: Tensor | None
+) -> None:
+    if fingerprint is not None:
+        state = {**state, "fingerprint": fingerprint}
+    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    try:
+        save_file(state, path, {METADATA: json.dumps(names)})
+    except (OSError, SafetensorError) as error:
+        raise InputError("path", f"{path} ({error})", "a file that can be written") from error
+
+
+def _read(
+    path: str | Path, tensors: Sequence[str], fingerprint: Tensor | None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors and names of a file, if it has those and is of the model at hand."""
+    try:
+        with safe_open(path, "pt") as file:
+            names = json.loads((file.metadata() or {})[METADATA])
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        found = {name: state[name] for name in tensors}
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise InputError("path", f"{path} ({error})", "a file of save of this class") from error
+    if fingerprint is not None and (saved := state.get("fingerprint")) is not None:
+        own = fingerprint.cpu().to(saved)
+        if own.shape != saved.shape or (own - saved).norm() > 1e-2 * saved.norm():
+            raise InputError("fingerprint", "another model's embeddings", f"those of {path}")
+    return found, names
 
 
 def _ridge(inputs: Tensor, outputs: Tensor, penalty: float) -> Tensor:

@@ -12,6 +12,8 @@ groups ``spearman``, ``first``, ``error``, ``one_first``, ``one_top3``, in perce
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
@@ -23,6 +25,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from reid_explain.amd import AMDInterpreter
+from reid_explain.amd.seam import probe_images
 from reid_explain.benchmark.causal import rank_correlation
 from reid_explain.benchmark.methods import Explainable, Method
 from reid_explain.benchmark.metrics import Metric
@@ -39,7 +42,7 @@ from reid_explain.benchmark.task import Bench, Case, Report, Task
 from reid_explain.checks import check_at_least, check_choice
 from reid_explain.datasets.attributes import record_labels
 from reid_explain.datasets.records import Record
-from reid_explain.directions import AttributeDirections
+from reid_explain.directions import AttributeDirections, CounterfactualDirections
 from reid_explain.errors import InputError
 from reid_explain.registry import Registry
 
@@ -50,6 +53,9 @@ SMALLEST_CHANGE = 16
 FITTED_IMAGES = 2000
 """Training images that directions are fitted to, at most."""
 TOP = 3
+
+SHIPPED = Path(str(files("reid_explain"))) / "amd" / "weights" / "directions.safetensors"
+"""The counterfactual directions of the shipped model."""
 
 Decompose = Callable[[Tensor, Tensor], Tensor]
 """Two images (B, 3, H, W) -> contributions (B, G) of the groups to the distance, in shares."""
@@ -75,13 +81,15 @@ class Effects(NamedTuple):
     """A pair, and what interventions do to it.
 
     ``query`` and ``gallery`` (1, 3, H, W); ``changed`` (N, 3, H, W), the query with N of the
-    gallery's values; ``groups`` (N,), which; ``effects`` (N,), shares of the distance.
+    gallery's values; ``groups`` (N,), which; ``embeddings`` (2 + N, D) of all these images in this
+    order; ``effects`` (N,), shares of the distance.
     """
 
     query: Tensor
     gallery: Tensor
     changed: Tensor
     groups: list[int]
+    embeddings: Tensor
     effects: NDArray[np.float64]
 
 
@@ -214,10 +222,11 @@ def effects_of(bench: Bench, query: Record, gallery: Record) -> Effects:
             groups.append(number)
     one, other = bench.image(query), bench.image(gallery)
     images = torch.stack(changed) if changed else one[:0]
-    own, goal, *moved = bench.target.embed(torch.cat([one, other, images])).double()
+    embeddings = bench.target.embed(torch.cat([one, other, images]))
+    (own, goal), moved = embeddings[:2].double(), embeddings[2:].double()
     distance = (own - goal).norm()
-    effects = [float((distance - (embedding - goal).norm()) / distance) for embedding in moved]
-    return Effects(one, other, images, groups, np.array(effects))
+    effects = (distance - (moved - goal).norm(dim=1)) / distance
+    return Effects(one, other, images, groups, embeddings, effects.numpy())
 
 
 def scores(pair: Effects, decompose: Decompose, names: Sequence[str]) -> dict[str, float]:
@@ -257,7 +266,7 @@ def amd(bench: Bench) -> Decompose:
     return decompose
 
 
-def directions(bench: Bench) -> Decompose:
+def attribute_directions(bench: Bench) -> Decompose:
     """Return the contributions of directions that are fitted to the training split's labels."""
     dataset, groups = bench.dataset, groups_of(bench.dataset)
     step = max(len(dataset.train) // FITTED_IMAGES, 1)
@@ -273,6 +282,23 @@ def directions(bench: Bench) -> Decompose:
     def decompose(query: Tensor, gallery: Tensor) -> Tensor:
         first, second = (bench.target.embed(images) for images in (query, gallery))
         return fitted.explain(first, second, groups=groups).contributions
+
+    return decompose
+
+
+def counterfactual_directions(bench: Bench) -> Decompose:
+    """Return the contributions of the shipped maps, which know the shipped model alone."""
+    probes = probe_images(bench.target.spec.size, torch.empty(0))
+    try:
+        fitted = CounterfactualDirections.load(SHIPPED, fingerprint=bench.target.embed(probes))
+    except InputError as error:
+        came = f"no directions for {bench.target.label}"
+        expected = "the shipped model; python benchmarks/fit_directions.py for another"
+        raise InputError("methods", came, expected) from error
+
+    def decompose(query: Tensor, gallery: Tensor) -> Tensor:
+        first, second = (bench.target.embed(images) for images in (query, gallery))
+        return fitted.explain(first, second).contributions
 
     return decompose
 
@@ -298,7 +324,8 @@ def membership(attributes: Sequence[str], groups: Mapping[str, Sequence[str]]) -
 mean_effect.is_control = True  # type: ignore[attr-defined]
 for _name, _make in (
     ("AMDInterpreter", amd),
-    ("AttributeDirections", directions),
+    ("AttributeDirections", attribute_directions),
+    ("CounterfactualDirections", counterfactual_directions),
     ("MeanEffect", mean_effect),
 ):
     DECOMPOSERS.register(_make, name=_name)
