@@ -7,7 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import HeadNet, images
 
-from reid_explain import AttributeDirections, GradientWeighting, InputError
+from reid_explain import (
+    AttributeDirections,
+    CounterfactualDirections,
+    GradientWeighting,
+    InputError,
+)
 
 NAMES = ("hat", "bag", "red")
 
@@ -130,3 +135,67 @@ def test_wrong_input(world, tmp_path):
         found.explain(embeddings[:1], embeddings[:1], groups={"feet": ["shoes"]})
     with pytest.raises(InputError, match="a file of save of this class"):
         AttributeDirections.load(tmp_path / "absent")
+
+
+@pytest.fixture
+def interventions():
+    """Embeddings of 40 images in which an intervention sets one of two coordinates."""
+    generator = torch.Generator().manual_seed(0)
+    query, gallery = torch.randn(2, 40, 3, generator=generator)
+    group = torch.arange(40) % 2
+    changed = query.clone()
+    changed[torch.arange(40), group] = gallery[torch.arange(40), group]
+    return query, gallery, changed, group
+
+
+def test_linear_interventions_are_found(interventions):
+    query, gallery, changed, group = interventions
+    found = CounterfactualDirections.fit(*interventions, ["first", "second"], ridge=1e-8)
+    steps = found.displacements(query, gallery)
+    for n in range(2):
+        expected = torch.zeros(40, 3)
+        expected[:, n] = gallery[:, n] - query[:, n]
+        torch.testing.assert_close(steps[:, n], expected, atol=1e-4, rtol=0)
+    explanation = found.explain(query, gallery)
+    before = (query - gallery).norm(dim=1)
+    after = (changed - gallery).norm(dim=1)
+    own = explanation.contributions[torch.arange(40), group]
+    torch.testing.assert_close(own, (before - after) / before, atol=1e-4, rtol=0)
+    total = explanation.contributions.sum(1) + explanation.remainder
+    torch.testing.assert_close(total, torch.ones(40))
+
+
+def test_maps_are_ridge_regressions(interventions):
+    query, gallery, changed, group = (values.numpy() for values in interventions)
+    found = CounterfactualDirections.fit(*interventions, ["first", "second"], ridge=3.0)
+    inputs = np.hstack([query, gallery])
+    scaled = inputs - inputs.mean(0)
+    scaled = np.hstack([scaled / np.sqrt((scaled**2).mean()), np.ones((40, 1))])[group == 0]
+    stacked = np.vstack([scaled, np.sqrt(3.0) * np.eye(7)])
+    goal = np.vstack([(changed - query)[group == 0], np.zeros((7, 3))])
+    expected = scaled @ np.linalg.lstsq(stacked, goal, rcond=None)[0]
+    steps = found.displacements(*interventions[:2])[interventions[3] == 0, 0]
+    np.testing.assert_allclose(steps, expected, atol=1e-4)
+
+
+def test_maps_saved_and_loaded(interventions, tmp_path):
+    found = CounterfactualDirections.fit(*interventions, ["first", "second"])
+    path = tmp_path / "maps.safetensors"
+    found.save(path, fingerprint=interventions[0][:2])
+    again = CounterfactualDirections.load(path, fingerprint=interventions[0][:2])
+    assert again.groups == ("first", "second")
+    torch.testing.assert_close(again.maps, found.maps, atol=1e-3, rtol=1e-3)
+    with pytest.raises(InputError, match="fingerprint"):
+        CounterfactualDirections.load(path, fingerprint=interventions[1][:2])
+    with pytest.raises(InputError, match="a file of save of this class"):
+        AttributeDirections.load(path)
+
+
+def test_wrong_interventions(interventions):
+    query, gallery, changed, group = interventions
+    with pytest.raises(InputError, match="group: got no intervention on second"):
+        CounterfactualDirections.fit(query, gallery, changed, group * 0, ["first", "second"])
+    with pytest.raises(InputError, match="changed"):
+        CounterfactualDirections.fit(query, gallery, changed[:3], group, ["first", "second"])
+    with pytest.raises(InputError, match="maps"):
+        CounterfactualDirections(["first"], torch.zeros(1, 3, 3))

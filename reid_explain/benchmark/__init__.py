@@ -17,6 +17,7 @@ In a few lines an explainer of one's own is measured on a model and a folder of 
 """
 
 from reid_explain.benchmark.causal import Causal
+from reid_explain.benchmark.causal_attributes import CausalAttributes
 from reid_explain.benchmark.extremal import Extremal
 from reid_explain.benchmark.faithfulness import Faithfulness
 from reid_explain.benchmark.localization import Localization
@@ -29,6 +30,7 @@ from reid_explain.benchmark.task import Task
 __all__ = [
     "METRICS",
     "Causal",
+    "CausalAttributes",
     "Extremal",
     "Faithfulness",
     "Localization",

@@ -2,10 +2,29 @@
 
 import sys
 
-from reid_explain.benchmark import Causal, Extremal, Faithfulness, Localization, Sanity
+from reid_explain.benchmark import (
+    Causal,
+    CausalAttributes,
+    Extremal,
+    Faithfulness,
+    Localization,
+    Sanity,
+    Speed,
+)
 from reid_explain.benchmark.command_line import main
 
-TASKS = {task.name: task for task in (Faithfulness, Sanity, Localization, Causal, Extremal)}
+TASKS = {
+    task.name: task
+    for task in (
+        Faithfulness,
+        Sanity,
+        Localization,
+        Causal,
+        CausalAttributes,
+        Extremal,
+        Speed,
+    )
+}
 
 if __name__ == "__main__":
     name = sys.argv[1] if len(sys.argv) > 1 else ""

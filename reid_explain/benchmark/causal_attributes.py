@@ -52,6 +52,8 @@ SMALLEST_CHANGE = 16
 """Pixels that an intervention has to change."""
 FITTED_IMAGES = 2000
 """Training images that directions are fitted to, at most."""
+MEAN_PAIRS = 60
+"""Training pairs whose effects the control has the mean of."""
 TOP = 3
 
 SHIPPED = Path(str(files("reid_explain"))) / "amd" / "weights" / "directions.safetensors"
@@ -303,11 +305,11 @@ def counterfactual_directions(bench: Bench) -> Decompose:
     return decompose
 
 
-def mean_effect(bench: Bench, pairs: int = 60) -> Decompose:
+def mean_effect(bench: Bench) -> Decompose:
     """Return the mean effects of pairs of the training split: the same for every pair."""
     count = len(groups_of(bench.dataset))
     sums, counts = np.zeros(count), np.zeros(count)
-    for query, gallery in random_pairs(bench.dataset.train, bench.dataset.train, 1)[:pairs]:
+    for query, gallery in random_pairs(bench.dataset.train, bench.dataset.train, 1)[:MEAN_PAIRS]:
         found = effects_of(bench, query, gallery)
         sums[found.groups] += found.effects
         counts[found.groups] += 1
