@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 Result = TypeVar("Result")
+AUTOCAST_DTYPES = (None, torch.bfloat16, torch.float16)
 PIXELS_PER_FORWARD = {"cpu": 2**19, "cuda": 2**23}
 """What fills a device: pixels of all images in one forward pass."""
 

@@ -14,7 +14,7 @@ from reid_explain.checks import check_choice
 from reid_explain.explainers.base import Images, logged
 from reid_explain.explainers.gradient import GradientExplainer
 from reid_explain.explainers.registry import EXPLAINERS
-from reid_explain.explainers.score import ScoreExplainer
+from reid_explain.explainers.score import Call, ScoreExplainer
 from reid_explain.objectives import Logit
 
 
@@ -122,13 +122,9 @@ class ScoreCAM(ScoreExplainer):
         ``target`` is the class, or one for each image; None for the class of the largest logit.
         Scores are differences of logits, or of probabilities.
         """
+        call = Call(
+            additional_forward_args, perturbations_per_eval, show_progress, interpolate_mode
+        )
         return self._explain_by_scores(
-            inputs,
-            Logit(target, self.score),
-            baselines,
-            additional_forward_args,
-            perturbations_per_eval,
-            show_progress,
-            interpolate_mode,
-            return_scores,
+            inputs, Logit(target, self.score), baselines, call, return_scores
         )

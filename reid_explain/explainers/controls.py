@@ -113,12 +113,9 @@ class Random(Control):
         self.seed = seed
 
     def _control(self, activation: Tensor, images: Tensor) -> Tensor:
-        return torch.stack([self._noise(image, activation) for image in images])
-
-    def _noise(self, image: Tensor, activation: Tensor) -> Tensor:
-        generator = content_generator(image, self.seed)
-        noise = torch.rand(1, *activation.shape[2:], generator=generator)
-        return noise.to(activation)
+        generators = (content_generator(image, self.seed) for image in images)
+        noise = [torch.rand(1, *activation.shape[2:], generator=each) for each in generators]
+        return torch.stack(noise).to(activation)
 
 
 @EXPLAINERS.register

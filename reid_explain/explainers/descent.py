@@ -102,14 +102,9 @@ def descend(
     generators: Sequence[torch.Generator],
     agreement: Agreement,
 ) -> Tensor:
-    """Return the maps (m, 1, h, w) that a few steps of Adam make of ``origins`` (m, 1, h, w).
+    """Return the maps (m, 1, h, w) that a few steps of Adam make of standardized ``origins``.
 
-    Args:
-        origins: Standardised.
-        images: (B, C, H, W).
-        rows: The image (m,) that each map is of.
-        generators: Of areas and fills, one for each map.
-        agreement: What is to be high.
+    ``rows`` (m,) are the images (B, C, H, W) that the maps are of, each with its generator.
     """
     grids = origins.clone()
     optimizer = torch.optim.Adam([grids], lr=STEP_SIZE)
@@ -162,23 +157,17 @@ def draw(images: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor,
     for image, generator in zip(images, generators, strict=True):
         jitter = 2 * torch.rand(len(AREAS), generator=generator) - 1
         areas.append(torch.tensor(AREAS) * (1 + AREA_JITTER * jitter))
-        fills.append(
-            torch.stack([random_fill(image, generator, random_kind(generator)) for _ in AREAS])
-        )
+        fills.append(torch.stack([random_fill(image, generator) for _ in AREAS]))
     return torch.stack(areas).to(images.device), torch.stack(fills)
 
 
-def random_kind(generator: torch.Generator) -> str:
-    """Return one of ``FILL_KINDS``."""
-    return FILL_KINDS[int(torch.randint(len(FILL_KINDS), (), generator=generator))]
-
-
-def random_fill(image: Tensor, generator: torch.Generator, kind: str) -> Tensor:
-    """Return what shows in place of an image, (C, H, W), of one of ``FILL_KINDS``.
+def random_fill(image: Tensor, generator: torch.Generator, kind: str | None = None) -> Tensor:
+    """Return what shows in place of an image, (C, H, W), of one of ``FILL_KINDS``; None draws it.
 
     Of ``image`` (C, H, W) it holds the mean and the spread of each color, and in a blur what is
     left of it with at most 8 square cells along its shorter side.
     """
+    kind = kind or FILL_KINDS[int(torch.randint(len(FILL_KINDS), (), generator=generator))]
     channels, height, width = image.shape
     mean = image.mean(dim=(1, 2), keepdim=True)
     if kind == "mean":

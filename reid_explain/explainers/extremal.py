@@ -16,13 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from reid_explain.capture import ForwardFunc
-from reid_explain.checks import (
-    check_at_least,
-    check_choice,
-    check_finite,
-    check_images,
-    describe,
-)
+from reid_explain.checks import check_at_least, check_choice, check_finite, check_images, describe
 from reid_explain.errors import InputError
 from reid_explain.explainers.base import Explainer, Images, logged, only_tensor, rows_of
 from reid_explain.explainers.controls import center_blob
@@ -30,9 +24,9 @@ from reid_explain.explainers.descent import Masks, Search
 from reid_explain.explainers.gradient import gradient
 from reid_explain.explainers.ram import ReferenceExplainer
 from reid_explain.explainers.registry import EXPLAINERS
-from reid_explain.memory_format import autocast, in_fast_format
-from reid_explain.objectives import RESULT, Cosine, Objective, Score
-from reid_explain.vectors import unit
+from reid_explain.memory_format import AUTOCAST_DTYPES, autocast, in_fast_format
+from reid_explain.objectives import RESULT, Cosine, Objective
+from reid_explain.vectors import cosine
 
 EXPLAINED = ("similarity", "difference")
 
@@ -56,7 +50,7 @@ class ExtremalExplainer(Explainer, GradientAttribution):
         check_at_least("rounds", rounds, 1)
         check_at_least("descents", descents, 1)
         check_at_least("seed", seed, 0)
-        check_choice("autocast_dtype", autocast_dtype, (None, torch.bfloat16, torch.float16))
+        check_choice("autocast_dtype", autocast_dtype, AUTOCAST_DTYPES)
         self.rounds = rounds
         self.descents = descents
         self.seed = seed
@@ -96,25 +90,17 @@ class ExtremalExplainer(Explainer, GradientAttribution):
                 results.append(own)
                 del part
         own = torch.cat(results)
-        return torch.cat(starts), partial(self._kept_score, images, args, score, own)
 
-    def _kept_score(
-        self,
-        images: Tensor,
-        args: tuple[Any, ...],
-        score: Score,
-        own: Tensor,
-        rows: Tensor,
-        masks: Masks,
-    ) -> Tensor:
-        """Return the score (m, k) of what masks of these rows of the images keep."""
-        kept = torch.lerp(masks.fills, images[rows, None], masks.highest)
-        each = rows.repeat_interleave(kept.shape[1])
-        results = self._results(kept.flatten(0, 1), each, args, len(images))
-        return score(results, own[each], each).view(kept.shape[:2])
+        def agreement(rows: Tensor, masks: Masks) -> Tensor:
+            kept = torch.lerp(masks.fills, images[rows, None], masks.highest)
+            each = rows.repeat_interleave(kept.shape[1])
+            shown = self._results(kept, each, args, len(images))
+            return score(shown, own[each], each).view(kept.shape[:2])
 
-    def _results(self, masked: Tensor, rows: Tensor, args: tuple[Any, ...], batch: int) -> Tensor:
-        """Return the results (n, D) of masked images (n, C, H, W) of these rows of a batch."""
+        return torch.cat(starts), agreement
+
+    def _results(self, shown: Tensor, rows: Tensor, args: tuple[Any, ...], batch: int) -> Tensor:
+        """Return the results (n, D) of masked images (m, k, C, H, W), of these rows (n,)."""
         own = rows_of(args, rows, batch)
 
         def run(images: Tensor) -> Tensor:
@@ -124,7 +110,7 @@ class ExtremalExplainer(Explainer, GradientAttribution):
             check_finite(RESULT, result)  # it returns the values without their graph
             return result
 
-        return in_fast_format(run, masked)[0]
+        return in_fast_format(run, shown.flatten(0, 1))[0]
 
 
 class ExtremalDescent(ExtremalExplainer):
@@ -274,18 +260,12 @@ class ExtremalFAM(ExtremalExplainer, ReferenceExplainer):
 
         def agreement(rows: Tensor, masks: Masks) -> Tensor:
             each = rows.repeat_interleave(masks.fills.shape[1])
-            one, other = (
-                unit(
-                    self._results(
-                        torch.lerp(side[rows, None], masks.fills, masks.highest).flatten(0, 1),
-                        each,
-                        args,
-                        len(images),
-                    )
-                )
+            left = (
+                torch.lerp(side[rows, None], masks.fills, masks.highest)
                 for side in (images, others)
             )
-            return (one * other).sum(dim=1).view(masks.fills.shape[:2])
+            one, other = (self._results(part, each, args, len(images)) for part in left)
+            return cosine(one, other).view(masks.fills.shape[:2])
 
         return torch.cat(starts), agreement
 
@@ -296,9 +276,7 @@ EXPLAINERS.register(partial(ExtremalFAM, rounds=1, descents=4), name="ExtremalFA
 def simple_maps(activation: Tensor, slope: Tensor) -> Tensor:
     """Return the channel mean, RAM, Grad-RAM and a blob in the center, together (n, 4, h, w).
 
-    Args:
-        activation: The layer's map (n, C, h, w).
-        slope: Its gradient of the projection on the goal, of the same shape.
+    ``slope`` is the gradient of the score at ``activation``, both (n, C, h, w).
     """
     pooled = activation.mean(dim=(2, 3), keepdim=True)
     weights = slope.mean(dim=(2, 3), keepdim=True)

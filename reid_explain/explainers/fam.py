@@ -9,7 +9,7 @@ from typing import Any
 from reid_explain.explainers.base import Images, logged
 from reid_explain.explainers.gradient import GradientExplainer
 from reid_explain.explainers.registry import EXPLAINERS
-from reid_explain.explainers.score import ScoreExplainer
+from reid_explain.explainers.score import Call, ScoreExplainer
 from reid_explain.objectives import Cosine, Norm
 
 
@@ -89,13 +89,7 @@ class ScoreFAM(ScoreExplainer):
 
         Scores are in [-2, 2] where they are measured.
         """
-        return self._explain_by_scores(
-            inputs,
-            Cosine(),
-            baselines,
-            additional_forward_args,
-            perturbations_per_eval,
-            show_progress,
-            interpolate_mode,
-            return_scores,
+        call = Call(
+            additional_forward_args, perturbations_per_eval, show_progress, interpolate_mode
         )
+        return self._explain_by_scores(inputs, Cosine(), baselines, call, return_scores)

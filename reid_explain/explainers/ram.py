@@ -21,10 +21,8 @@ class ReferenceExplainer(Explainer):
     """Explains the similarity of an image to a reference, which is an image or its embedding."""
 
     needs: ClassVar[tuple[str, ...]] = ("references",)
-
-    def _objective(self, references: Any, forward_args: Any) -> Objective:
-        """Return what is explained, for these references."""
-        raise NotImplementedError
+    objective: ClassVar[type[Projection | Cosine]] = Projection
+    """What is explained, of references and their forward arguments."""
 
     @logged
     def attribute(
@@ -58,7 +56,7 @@ class ReferenceExplainer(Explainer):
         """
         if only_tensor("references", references) is None:
             raise InputError("references", "NoneType", "images (N, C, H, W) or embeddings (N, D)")
-        objective = self._objective(references, reference_forward_args)
+        objective = self.objective(references, reference_forward_args)
         return self._explain(inputs, objective, additional_forward_args, interpolate_mode)
 
     def attribute_pair(
@@ -124,9 +122,6 @@ class RAM(ReferenceExplainer):
 
     explains = "pooled"
 
-    def _objective(self, references: Any, forward_args: Any) -> Objective:
-        return Projection(references, forward_args)
-
     def _map(self, images: Tensor, args: tuple[Any, ...], objective: Objective) -> Tensor:
         assert isinstance(objective, Projection)
         goals = self._batch(images, args).goals(
@@ -144,12 +139,9 @@ class RAM(ReferenceExplainer):
 
 def check_pooled(activation: Tensor, output: Tensor) -> None:
     """Raise unless the embeddings (B, D) point where the mean activations (B, C) do."""
-    pooled = activation.mean(dim=(2, 3))
-    fits = pooled.shape == output.shape
-    if fits:
-        distance = (unit(pooled.to(output)) - unit(output)).norm(dim=1).max()
-        fits = bool(distance <= 1e-2)
-    if not fits:
+    pooled = activation.mean(dim=(2, 3)).to(output)
+    same = pooled.shape == output.shape
+    if not (same and bool((unit(pooled) - unit(output)).norm(dim=1).max() <= 1e-2)):
         raise InputError(
             "forward_func",
             f"embeddings {describe(output)} that are not the mean of the layer's output "
@@ -180,9 +172,6 @@ class GradRAM(ReferenceExplainer, GradientExplainer):
         (tensor([0.0625, 0.0625, 0.0000, 0.0000]), tensor([0.0000, 0.0000, 0.0442, 0.0442]))
     """
 
-    def _objective(self, references: Any, forward_args: Any) -> Objective:
-        return Projection(references, forward_args)
-
 
 @EXPLAINERS.register
 class CGRAM(ReferenceExplainer, GradientExplainer):
@@ -205,5 +194,4 @@ class CGRAM(ReferenceExplainer, GradientExplainer):
         tensor([0.0442, 0.0442, 0.0000, 0.0000])
     """
 
-    def _objective(self, references: Any, forward_args: Any) -> Objective:
-        return Cosine(references, forward_args)
+    objective = Cosine

@@ -1,8 +1,9 @@
 """Score weighting: channels weighted by the objective of what their masks keep of the image."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from captum.attr import PerturbationAttribution
@@ -12,24 +13,29 @@ from tqdm.auto import tqdm
 from reid_explain.capture import ForwardFunc
 from reid_explain.checks import check_at_least, check_choice, check_images, describe
 from reid_explain.errors import InputError
-from reid_explain.explainers.base import (
-    Explainer,
-    Images,
-    logged,
-    only_tensor,
-    parts_of,
-    rows_of,
-)
+from reid_explain.explainers.base import Explainer, Images, logged, only_tensor, parts_of, rows_of
 from reid_explain.explainers.landmarks import channel_range, sampled_scores, weighted_sum
 from reid_explain.explainers.layout import upsample
 from reid_explain.fills import blurred
-from reid_explain.memory_format import autocast, images_per_forward, in_fast_format
+from reid_explain.memory_format import (
+    AUTOCAST_DTYPES,
+    autocast,
+    images_per_forward,
+    in_fast_format,
+)
 from reid_explain.objectives import RESULT, Cosine, Objective, Score
 
 FIRST_SCORED = 16
 """How many channels are scored before the first refinement to a tolerance."""
-BlockScore = Callable[[Tensor, Tensor], Tensor]
-"""Images (n, C, H, W) and their rows (n,) of the batch -> scores (n,)."""
+
+
+class Call(NamedTuple):
+    """The options of one call of ``attribute``, as :class:`ScoreWeighting` has them."""
+
+    additional_forward_args: Any
+    perturbations_per_eval: int | None
+    show_progress: bool
+    interpolate_mode: str | None
 
 
 class ScoreExplainer(Explainer, PerturbationAttribution):
@@ -53,73 +59,49 @@ class ScoreExplainer(Explainer, PerturbationAttribution):
             isinstance(tolerance, int | float) and 0 < tolerance <= 1
         ):
             raise InputError("tolerance", repr(tolerance), "an error in (0, 1]")
-        check_choice("autocast_dtype", autocast_dtype, (None, torch.bfloat16, torch.float16))
+        check_choice("autocast_dtype", autocast_dtype, AUTOCAST_DTYPES)
         self.max_scored_channels = max_scored_channels
         self.tolerance = tolerance
         self.autocast_dtype = autocast_dtype
 
     def _explain_by_scores(
-        self,
-        inputs: Images,
-        objective: Objective,
-        baselines: Any,
-        additional_forward_args: Any,
-        perturbations_per_eval: int | None,
-        show_progress: bool,
-        interpolate_mode: str | None,
-        return_scores: bool,
+        self, inputs: Images, objective: Objective, baselines: Any, call: Call, return_scores: bool
     ) -> Any:
         """Return the maps, with the scores (B, K) if asked for."""
-        if perturbations_per_eval is not None:
-            check_at_least("perturbations_per_eval", perturbations_per_eval, 1)
-        images, args = self._begin(inputs, additional_forward_args, interpolate_mode)
+        if call.perturbations_per_eval is not None:
+            check_at_least("perturbations_per_eval", call.perturbations_per_eval, 1)
+        images, args = self._begin(inputs, call.additional_forward_args, call.interpolate_mode)
         baseline = as_baseline(baselines, images)
-        per_forward = perturbations_per_eval or images_per_forward(images)
+        per_forward = call.perturbations_per_eval or images_per_forward(images)
         with self._evaluation():
             score = objective.prepare(self._batch(images, args, per_forward))
             parts = list(self._captures(images, args, per_forward))
             activation = torch.cat([self._as_map(part.activation, part.images) for part in parts])
             own = objective.check(torch.cat([part.result for part in parts]))
-            block_score = _BlockScore(self, args, score, own)
-            scores = self._scores(
-                block_score, images, baseline, activation, per_forward, show_progress
+            channels = Channels(
+                self, args, score, own, activation, images, baseline, per_forward, call
             )
+            scores = self._scores(channels)
             maps = weighted_sum(scores, activation).relu()
-        explained = self._finish(maps, inputs, interpolate_mode)
+        explained = self._finish(maps, inputs, call.interpolate_mode)
         return (explained, scores) if return_scores else explained
 
-    def _scores(
-        self,
-        score: "_BlockScore",
-        images: Tensor,
-        baseline: Tensor,
-        activation: Tensor,
-        per_forward: int,
-        show_progress: bool,
-    ) -> Tensor:
+    def _scores(self, channels: "Channels") -> Tensor:
         """Return the scores (B, K) of all channels, measured or predicted."""
-        memory_format = torch.contiguous_format
-        of_baseline = []
-        with autocast(images.device, self.autocast_dtype):
-            for rows in parts_of(baseline, per_forward):
-                scored, memory_format = in_fast_format(partial(score, rows=rows), baseline[rows])
-                of_baseline.append(scored)
-        base = torch.cat(of_baseline)
-        images = images.contiguous(memory_format=memory_format)
-        baseline = baseline.contiguous(memory_format=memory_format)
+        with autocast(channels.images.device, self.autocast_dtype):
+            base = channels.of_baseline()
 
         def measure(wanted: Tensor) -> Tensor:
-            with autocast(images.device, self.autocast_dtype):
-                scores = channel_scores(
-                    score, wanted, activation, images, baseline, per_forward, show_progress
-                )
-            score.check_finite()
+            with autocast(channels.images.device, self.autocast_dtype):
+                scores = channels.measured(wanted)
+            if bad := int(channels.nonfinite):
+                raise InputError(RESULT, f"{bad} NaN or infinite values", "finite values")
             return scores.where(~wanted, scores - base[:, None].to(scores))
 
         if self.max_scored_channels is None and self.tolerance is None:
-            return measure(channel_range(activation) > 0)
+            return measure(channel_range(channels.activation) > 0)
         first = self.max_scored_channels or FIRST_SCORED
-        return sampled_scores(measure, activation, first, self.tolerance)
+        return sampled_scores(measure, channels.activation, first, self.tolerance)
 
 
 class ScoreWeighting(ScoreExplainer):
@@ -187,81 +169,77 @@ class ScoreWeighting(ScoreExplainer):
             InputError: If an argument does not fit, the layer gives no map, or an embedding is
                 zero, NaN or infinite.
         """
+        call = Call(
+            additional_forward_args, perturbations_per_eval, show_progress, interpolate_mode
+        )
         return self._explain_by_scores(
-            inputs,
-            objective or Cosine(),
-            baselines,
-            additional_forward_args,
-            perturbations_per_eval,
-            show_progress,
-            interpolate_mode,
-            return_scores,
+            inputs, objective or Cosine(), baselines, call, return_scores
         )
 
 
-class _BlockScore:
-    """Scores blocks of images; counts what is not finite without waiting for the device."""
+@dataclass
+class Channels:
+    """The channels of one call, and the scores of what they keep of the images.
 
-    def __init__(
-        self, explainer: Explainer, args: tuple[Any, ...], score: Score, own: Tensor
-    ) -> None:
-        self.explainer = explainer
-        self.args = args
-        self.score = score
-        self.own = own
-        self.nonfinite = torch.zeros((), dtype=torch.int64, device=own.device)
+    What is not finite is counted without waiting for the device.
+    """
 
-    def __call__(self, images: Tensor, rows: Tensor) -> Tensor:
+    explainer: Explainer
+    args: tuple[Any, ...]
+    score: Score
+    own: Tensor
+    """The results (B, D) of the images."""
+    activation: Tensor
+    """(B, K, h, w)."""
+    images: Tensor
+    baseline: Tensor
+    """(B, C, H, W), what shows where a mask is 0."""
+    per_forward: int
+    """The most masked images at a time."""
+    call: Call
+
+    def __post_init__(self) -> None:
+        self.nonfinite = torch.zeros((), dtype=torch.int64, device=self.own.device)
+
+    def scored(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Return the scores (n,) of images (n, C, H, W) in the place of these rows (n,)."""
         args = rows_of(self.args, rows, len(self.own))
         result = self.explainer._result(self.explainer.forward_func(images, *args), rows)
         self.nonfinite += result.isfinite().logical_not().sum()
         return self.score(result, self.own[rows], rows)
 
-    def check_finite(self) -> None:
-        """Raise if any result was NaN or infinite."""
-        if bad := int(self.nonfinite):
-            raise InputError(RESULT, f"{bad} NaN or infinite values", "finite values")
+    def of_baseline(self) -> Tensor:
+        """Return the scores (B,) of the baseline; images take the format that is fast for it."""
+        memory_format, scores = torch.contiguous_format, []
+        for rows in parts_of(self.baseline, self.per_forward):
+            run = partial(self.scored, rows=rows)
+            scored, memory_format = in_fast_format(run, self.baseline[rows])
+            scores.append(scored)
+        self.images = self.images.contiguous(memory_format=memory_format)
+        self.baseline = self.baseline.contiguous(memory_format=memory_format)
+        return torch.cat(scores)
 
+    def measured(self, wanted: Tensor) -> Tensor:
+        """Return the scores (B, K) of the channels wanted, (B, K) bool; 0 of the others.
 
-def channel_scores(
-    score: BlockScore,
-    wanted: Tensor,
-    activation: Tensor,
-    images: Tensor,
-    baseline: Tensor,
-    per_forward: int,
-    show_progress: bool,
-) -> Tensor:
-    """Score the images that channels keep, ``per_forward`` at a time.
-
-    Nothing waits for the device between one block and the next.
-
-    Args:
-        score: Masked images (n, C, H, W) and their rows (n,) of the batch -> scores (n,).
-        wanted: Which channels, (B, K) bool.
-        activation: (B, K, h, w).
-        images: (B, C, H, W).
-        baseline: (B, C, H, W), what shows where a mask is 0.
-        per_forward: The largest n.
-        show_progress: Whether to show a bar on standard error.
-
-    Returns:
-        Scores (B, K), 0 where not wanted.
-    """
-    rows, channels = wanted.nonzero(as_tuple=True)
-    owners = rows.tolist()
-    scores = torch.zeros_like(wanted, dtype=activation.dtype)
-    with tqdm(total=len(owners), unit="mask", disable=not show_progress) as progress:
-        for start in range(0, len(owners), per_forward):
-            block = slice(start, start + per_forward)
-            channel_maps = activation[rows[block], channels[block]][:, None]
-            # No name for the masked images: one block of them lives at a time.
-            scored = score(
-                masked_images(channel_maps, owners[block], images, baseline), rows[block]
-            )
-            scores[rows[block], channels[block]] = scored.to(scores.dtype)
-            progress.update(len(scored))
-    return scores
+        Nothing waits for the device between one block and the next.
+        """
+        rows, channels = wanted.nonzero(as_tuple=True)
+        owners = rows.tolist()
+        scores = torch.zeros_like(wanted, dtype=self.activation.dtype)
+        hidden = not self.call.show_progress
+        with tqdm(total=len(owners), unit="mask", disable=hidden) as progress:
+            for start in range(0, len(owners), self.per_forward):
+                block = slice(start, start + self.per_forward)
+                own, kept = rows[block], channels[block]
+                maps = self.activation[own, kept][:, None]
+                # No name for the masked images: one block of them lives at a time.
+                scored = self.scored(
+                    masked_images(maps, owners[block], self.images, self.baseline), own
+                )
+                scores[own, kept] = scored.to(scores.dtype)
+                progress.update(len(scored))
+        return scores
 
 
 def masked_images(
@@ -290,12 +268,7 @@ def masked_images(
 
 
 def as_baseline(baselines: Any, images: Tensor) -> Tensor:
-    """Return what shows where the mask is 0, (B, C, H, W).
-
-    Args:
-        baselines: None for the blurred images; a number; or images (B or 1, C, H, W).
-        images: (B, C, H, W).
-    """
+    """Return the baselines of ``attribute`` as images (B, C, H, W)."""
     baselines = only_tensor("baselines", baselines)
     if baselines is None:
         return blurred(images)
