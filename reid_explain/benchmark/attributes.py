@@ -224,11 +224,8 @@ class Evaluate(InterpreterRun):
             table = attribute_truth.scores(interpreter, dataset, self.pairs, self.seed)
             results["truth"] = attribute_truth.summarize(table)
             results["truth_by_pair"] = table.reset_index().to_dict("records")
-            print(
-                "",
-                attribute_truth.as_table(results["truth"], len(interpreter.attributes)),
-                sep="\n",
-            )
+            count = len(interpreter.attributes)
+            print("", attribute_truth.as_table(results["truth"], count), sep="\n")
         write_json(self.output / "results.json", {**results, "versions": versions()})
 
 
@@ -245,8 +242,7 @@ class Explain(InterpreterRun):
     def run(self) -> None:
         """Write the pictures."""
         interpreter, dataset = self.open()
-        figures = attribute_figures.draw(interpreter, dataset, self.figures, self.seed)
-        for name, figure in figures:
+        for name, figure in attribute_figures.draw(interpreter, dataset, self.figures, self.seed):
             with atomic(self.output / f"{name}.png") as path:
                 figure.savefig(path, format="png", dpi=200)
 

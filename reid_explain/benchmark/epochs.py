@@ -20,7 +20,7 @@ from reid_explain.benchmark.methods import Subject
 from reid_explain.benchmark.run import by_method, write_json
 from reid_explain.benchmark.tables import cell, interval, layout
 from reid_explain.benchmark.target import Target
-from reid_explain.benchmark.task import Bench, Case, Report, Task
+from reid_explain.benchmark.task import Bench, Case, Report, Task, shuffled
 from reid_explain.checks import check_at_least
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.errors import InputError
@@ -61,8 +61,8 @@ class PersonMaps(Task):
         """Return some of the queries, or all if there are fewer."""
         check_at_least("images", self.images, 1)
         records = bench.dataset.query
-        order = torch.randperm(len(records), generator=torch.Generator().manual_seed(self.seed))
-        chosen = [records[index] for index in order[: self.images].sort().values.tolist()]
+        numbers = sorted(shuffled(range(len(records)), self.seed)[: self.images])
+        chosen = [records[number] for number in numbers]
         return [Case(bench.name(record), record.identity, record) for record in chosen]
 
     def columns(self, bench: Bench, method: str) -> Sequence[str]:

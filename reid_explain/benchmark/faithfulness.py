@@ -23,7 +23,7 @@ from torch import Tensor
 from reid_explain.benchmark.faithfulness_report import report
 from reid_explain.benchmark.methods import FullImage, Method, Subject, all_methods
 from reid_explain.benchmark.metrics import columns_of, find_metrics, measure_all
-from reid_explain.benchmark.task import Bench, Case, Report, Task
+from reid_explain.benchmark.task import Bench, Case, Report, Task, shuffled
 from reid_explain.checks import check_at_least
 from reid_explain.errors import InputError
 from reid_explain.fills import FILLS
@@ -77,10 +77,8 @@ class Faithfulness(Task):
         if all(record.identity == records[usable[0]].identity for record in bench.people):
             raise InputError("root", "a gallery of one person", "several people")
         few = self.queries is None and bench.dataset.name == "synthetic"
-        generator = torch.Generator().manual_seed(self.seed)
-        order = torch.randperm(len(usable), generator=generator)
-        chosen = order[: SYNTHETIC_QUERIES if few else self.queries]
-        numbers = sorted(usable[place] for place in chosen.tolist())
+        count = SYNTHETIC_QUERIES if few else self.queries
+        numbers = sorted(shuffled(usable, self.seed)[:count])
         return [Case(bench.name(records[n]), records[n].identity, n) for n in numbers]
 
     def columns(self, bench: Bench, method: str) -> list[str]:

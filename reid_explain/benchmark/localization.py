@@ -23,7 +23,7 @@ from reid_explain.benchmark.methods import Subject
 from reid_explain.benchmark.metrics import columns_of, find_metrics, measure_all
 from reid_explain.benchmark.run import by_method
 from reid_explain.benchmark.tables import layout, metric_figure, metric_table, summary
-from reid_explain.benchmark.task import Bench, Case, Report, Task
+from reid_explain.benchmark.task import Bench, Case, Report, Task, shuffled
 from reid_explain.checks import check_at_least
 from reid_explain.errors import InputError
 from reid_explain.inputs import InputSpec
@@ -83,10 +83,9 @@ class Localization(Task):
         names = world.attribute_names
         found = []
         for number, attribute in enumerate(names):
-            generator = torch.Generator().manual_seed(self.seed * len(names) + number)
-            order = torch.randperm(len(world.query), generator=generator).tolist()
-            records = (world.query[n] for n in order if bench.match(world.query[n]) is not None)
-            visible = (record for record in records if _shows(world, record, attribute))
+            records = shuffled(world.query, self.seed * len(names) + number)
+            matched = (record for record in records if bench.match(record) is not None)
+            visible = (record for record in matched if _shows(world, record, attribute))
             for record in islice(visible, self.pairs):
                 name = f"{record.path.name}:{attribute}"
                 found.append(Case(name, record.identity, (record, attribute)))

@@ -44,10 +44,10 @@ class Group(NamedTuple):
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
-def wait_until(ready: Callable[[], bool]) -> None:
-    """Wait for what another process does."""
+def wait_until(ready: Callable[[], bool], seconds: float = 0.1) -> None:
+    """Wait for what another process does, asking at intervals."""
     while not ready():
-        time.sleep(0.1)
+        time.sleep(seconds)
 
 
 class Row(NamedTuple):

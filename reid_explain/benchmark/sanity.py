@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from reid_explain.benchmark.methods import Subject, all_methods
 from reid_explain.benchmark.run import by_method
 from reid_explain.benchmark.tables import cell, interval, layout, named
-from reid_explain.benchmark.task import Bench, Case, Report, Task
+from reid_explain.benchmark.task import Bench, Case, Report, Task, shuffled
 from reid_explain.checks import check_at_least
 from reid_explain.errors import InputError
 from reid_explain.metrics.faithfulness import weight_entropy
@@ -77,10 +77,8 @@ class Sanity(Task):
     def cases(self, bench: Bench) -> Sequence[Case]:
         """Return some queries, each with a match from another camera."""
         check_at_least("images", self.images, 1)
-        records = bench.dataset.query
-        generator = torch.Generator().manual_seed(self.seed)
-        order = torch.randperm(len(records), generator=generator).tolist()
-        chosen = [records[n] for n in order if bench.match(records[n]) is not None]
+        records = shuffled(bench.dataset.query, self.seed)
+        chosen = [record for record in records if bench.match(record) is not None]
         if not chosen:
             raise InputError("root", "no query with a match from another camera", "at least one")
         return [Case(bench.name(r), r.identity, r) for r in chosen[: self.images]]
@@ -95,7 +93,7 @@ class Sanity(Task):
 
     def measure(self, bench: Bench, case: Case, method: str) -> dict[str, float]:
         """Return how similar the maps of randomized models are to that of the trained one."""
-        subject = bench.current = bench.current or subject_of(bench, case)
+        subject = bench.current = bench.current or bench.subject(case.data)
         values: dict[str, float] = {}
         if bench.methods[method].takes("return_scores"):
             values |= weights_of(bench, method, subject)
@@ -141,25 +139,21 @@ def compared(bench: Bench) -> list[str]:
     return [name for name, m in methods if bench.named or m.fact("cost", "pass") == "pass"]
 
 
-def subject_of(bench: Bench, case: Case) -> Subject:
-    """Return an image with a match from another camera and its class."""
-    image, match = bench.image(case.data), bench.match(case.data)
-    assert match is not None
-    return Subject(image, bench.image(match), bench.target.predicted(image))
+def pass_of(bench: Bench, method: str) -> tuple[nn.Module, Tensor, Callable[..., Any]]:
+    """Return the model, an image, and the function of the target that a method explains."""
+    image = bench.image(bench.dataset.query[0]).to(bench.target.device)
+    return bench.target.model, image, getattr(bench.target, bench.methods[method].explains)
 
 
 def layers_behind(bench: Bench, method: str) -> list[str]:
     """Return the layers that take part in what a method explains, the last first."""
-    image = bench.image(bench.dataset.query[0]).to(bench.target.device)
-    function = getattr(bench.target, bench.methods[method].explains)
-    return [layer.name for layer in executed_layers(bench.target.model, image, function)][::-1]
+    return [layer.name for layer in executed_layers(*pass_of(bench, method))][::-1]
 
 
 def randomized(bench: Bench, method: str, mode: str, seed: int) -> Iterator[str]:
     """Yield each layer behind a method with the model randomized; restore it at the end."""
-    image = bench.image(bench.dataset.query[0]).to(bench.target.device)
-    function = getattr(bench.target, bench.methods[method].explains)
-    return MODES[mode](bench.target.model, image, forward_func=function, seed=seed)
+    model, image, function = pass_of(bench, method)
+    return MODES[mode](model, image, forward_func=function, seed=seed)
 
 
 def map_or_none(bench: Bench, method: str, subject: Subject) -> Tensor | None:
@@ -264,7 +258,7 @@ def _draw_curves(
 
 def _draw_maps(bench: Bench, case: Case, mode: str, seed: int, steps: Sequence[str]) -> Figure:
     """Draw the first image's maps, one row per method, as layers are randomized."""
-    subject = subject_of(bench, case)
+    subject = bench.subject(case.data)
     blank = torch.zeros(1, *bench.target.spec.size)
     places = np.linspace(0, len(steps) - 1, DRAWN_STEPS).round().astype(int)
     titles = {layer: ".\n".join(layer.rsplit(".", 1)) for layer in (steps[p] for p in places)}

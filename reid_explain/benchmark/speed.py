@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from reid_explain import ScoreFAM
-from reid_explain.benchmark.methods import Method, Subject, all_methods
+from reid_explain.benchmark.methods import Method, all_methods
 from reid_explain.benchmark.run import by_method
 from reid_explain.benchmark.tables import layout
 from reid_explain.benchmark.target import Target
@@ -179,10 +179,7 @@ class Speed(Task):
 
     def measure(self, bench: Bench, case: Case, method: str) -> dict[str, float]:
         """Return what a method costs on one image, and how far its map is from the exact one."""
-        target, record = bench.target, case.data
-        image, match = bench.image(record), bench.match(record)
-        assert match is not None
-        subject = Subject(image, bench.image(match), target.predicted(image))
+        target, subject = bench.target, bench.subject(case.data)
 
         def explain(name: str) -> Tensor:
             map_: Tensor = bench.explain[name](subject, interpolate_mode=None)
@@ -196,7 +193,7 @@ class Speed(Task):
             hook.remove()
         forwards = max(sum(passed), 1)  # Parts of the model alone count as one.
         bare, bare_seconds, bare_mib = measured(
-            partial(bare_passes, target, image, forwards), target.device
+            partial(bare_passes, target, subject.images, forwards), target.device
         )
         distance = correlation = math.nan
         if method.startswith(EXACT) and EXACT in bench.explain:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -41,6 +42,8 @@ from reid_explain.datasets.registry import SYNTHETIC, open_dataset
 from reid_explain.errors import InputError
 from reid_explain.explainers.layout import upsample
 from reid_explain.retrieval import Embedded, Gallery, embed_records
+
+Item = TypeVar("Item")
 
 
 class Case(NamedTuple):
@@ -109,6 +112,12 @@ class Bench:
         same = self._by_identity.get(record.identity, []) if record.role is Role.PERSON else []
         return next((other for other in same if other.camera != record.camera), None)
 
+    def subject(self, record: Record) -> Subject:
+        """Return the image of a record that has a match, with that and the predicted class."""
+        image, match = self.image(record), self.match(record)
+        assert match is not None
+        return Subject(image, self.image(match), self.target.predicted(image))
+
     @cached_property
     def _by_identity(self) -> dict[int, list[Record]]:
         found: dict[int, list[Record]] = {}
@@ -141,6 +150,12 @@ class Bench:
                 save_file(embed()._asdict(), partial)
         wait_until(path.is_file)
         return Embedded(**load_file(path))
+
+
+def shuffled(items: Sequence[Item], seed: int) -> list[Item]:
+    """Return items in a random order."""
+    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))
+    return [items[place] for place in order.tolist()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +305,7 @@ class Task(ABC):
             keys = ((case.name, name) for case in cases for name in bench.methods)
             return all(bench.rows.has(*key, columns[key[1]]) for key in keys)
 
-        wait_until(complete)
+        wait_until(complete, seconds=1)
 
     def _write(self, bench: Bench, report: Report, frame: pd.DataFrame) -> None:
         """Write a report into the folder of the run, if it has one."""

@@ -2,7 +2,6 @@
 
 import io
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,8 +49,6 @@ CAMERAS = (
     ),
 )
 """The cameras of every world, numbered from 1."""
-
-Sensor = Callable[[Image.Image], Image.Image]
 
 
 @dataclass(frozen=True)

@@ -316,8 +316,7 @@ def _taken(painter: Painter, shot: Shot) -> _Taken:
 
 def _fresh(rendering: Rendering) -> Rendering:
     """Return a copy that may be written to."""
-    image, person, attributes = rendering
-    return Rendering(image.copy(), person.copy(), attributes.copy())
+    return Rendering(*(part.copy() for part in rendering))
 
 
 def _decode(jpeg: bytes) -> Image.Image:
