@@ -15,15 +15,7 @@ from reid_explain.benchmark.command_line import main
 
 TASKS = {
     task.name: task
-    for task in (
-        Faithfulness,
-        Sanity,
-        Localization,
-        Causal,
-        CausalAttributes,
-        Extremal,
-        Speed,
-    )
+    for task in (Faithfulness, Sanity, Localization, Causal, CausalAttributes, Extremal, Speed)
 }
 
 if __name__ == "__main__":

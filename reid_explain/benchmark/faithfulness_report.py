@@ -22,12 +22,7 @@ from reid_explain.benchmark.tables import (
 from reid_explain.benchmark.task import Bench, Report
 from reid_explain.fills import AREAS, FILLS
 from reid_explain.retrieval import summarize
-from reid_explain.visualization import (
-    Curve,
-    curves_figure,
-    overlay,
-    picture_figure,
-)
+from reid_explain.visualization import Curve, curves_figure, overlay, picture_figure
 
 if TYPE_CHECKING:
     from reid_explain.benchmark.faithfulness import Query

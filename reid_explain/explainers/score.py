@@ -17,12 +17,7 @@ from reid_explain.explainers.base import Explainer, Images, logged, only_tensor,
 from reid_explain.explainers.landmarks import channel_range, sampled_scores, weighted_sum
 from reid_explain.explainers.layout import upsample
 from reid_explain.fills import blurred
-from reid_explain.memory_format import (
-    AUTOCAST_DTYPES,
-    autocast,
-    images_per_forward,
-    in_fast_format,
-)
+from reid_explain.memory_format import AUTOCAST_DTYPES, autocast, images_per_forward, in_fast_format
 from reid_explain.objectives import RESULT, Cosine, Objective, Score
 
 FIRST_SCORED = 16
