@@ -262,16 +262,10 @@ class Logit(Objective):
 
 
 def classes_of(logits: Tensor, target: Any, rows: Tensor, batch: int) -> Tensor:
-    """Return the class (n,) to explain in each of these rows of a batch.
-
-    Args:
-        logits: (n, classes), of the unmasked images.
-        target: A class, or one for each image as a list or tensor; None for the largest logit.
-        rows: (n,).
-        batch: B.
+    """Return the class (n,) to explain in these rows (n,) of a batch, which have these logits.
 
     Raises:
-        InputError: If a class is not among the logits', or their number is neither 1 nor B.
+        InputError: If a class is not among the logits', or their number does not divide ``batch``.
     """
     if target is None:
         return logits.argmax(dim=1)

@@ -433,12 +433,7 @@ def assert_same(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
 
 
 def explainer_checks(explainer: Callable[..., Any], **options: Any) -> Iterator[Callable[[], None]]:
-    """Yield every check of :class:`Contract`, to be called without arguments.
-
-    Args:
-        explainer: As in :class:`Contract`.
-        options: As there.
-    """
+    """Yield every check, to be called without arguments; as :func:`check_explainer`."""
     contract = Contract(explainer, **options)
     for name, check in inspect.getmembers(contract, inspect.ismethod):
         if name.startswith("check_"):

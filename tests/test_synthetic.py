@@ -16,10 +16,9 @@ from PIL import Image
 from scipy.io import loadmat
 
 from reid_explain.datasets.records import Record, ReIDDataset
-from reid_explain.datasets.synthetic import ATTRIBUTE_NAMES, SyntheticReID
+from reid_explain.datasets.synthetic import ATTRIBUTE_NAMES, GROUPS, SyntheticReID
 from reid_explain.datasets.synthetic.appearance import sample_appearance
 from reid_explain.datasets.synthetic.attributes import (
-    color_attributes,
     labels_of,
     outfit_of,
     sample_labels,
@@ -175,7 +174,7 @@ def test_the_region_reaches_no_further_than_the_camera_spreads(world):
 
 def test_a_counterfactual_keeps_the_masks_of_what_did_not_change(world):
     pair = world.counterfactual(world.train[3], "upred")
-    others = [INDEX[name] for name in ATTRIBUTE_NAMES if name not in color_attributes("up")]
+    others = [INDEX[name] for name in ATTRIBUTE_NAMES if name not in GROUPS["upper color"]]
     assert np.array_equal(pair.original.attributes[others], pair.changed.attributes[others])
     assert np.array_equal(pair.original.person, pair.changed.person)
 
@@ -185,11 +184,11 @@ def test_toggle_changes_one_attribute_and_a_garment_keeps_one_color(world, ident
     before = world.labels[identity]
     after = toggle(before, attribute)
     different = {ATTRIBUTE_NAMES[i] for i in np.flatnonzero(before != after)}
-    colors = {*color_attributes("up"), *color_attributes("down")}
+    colors = {*GROUPS["upper color"], *GROUPS["lower color"]}
     assert attribute in different
     assert different == {attribute} or different <= colors
-    for garment in ("up", "down"):
-        assert sum(after[INDEX[name]] == 2 for name in color_attributes(garment)) <= 1
+    for garment in ("upper color", "lower color"):
+        assert sum(after[INDEX[name]] == 2 for name in GROUPS[garment]) <= 1
     assert np.array_equal(labels_of(outfit_of(after)), after)
 
 

@@ -56,6 +56,7 @@ class PersonMaps(Task):
 
     images: int = 492
     name: ClassVar[str] = "person_maps"
+    gives = COLUMNS
 
     def cases(self, bench: Bench) -> Sequence[Case]:
         """Return some of the queries, or all if there are fewer."""
@@ -64,10 +65,6 @@ class PersonMaps(Task):
         numbers = sorted(shuffled(range(len(records)), self.seed)[: self.images])
         chosen = [records[number] for number in numbers]
         return [Case(bench.name(record), record.identity, record) for record in chosen]
-
-    def columns(self, bench: Bench, method: str) -> Sequence[str]:
-        """Return the columns of every method."""
-        return COLUMNS
 
     def measure(self, bench: Bench, case: Case, method: str) -> dict[str, float]:
         """Return what a method's map says of one image, at the size at which it was drawn."""

@@ -49,6 +49,7 @@ class Extremal(Task):
     queries: int = 8
 
     name: ClassVar[str] = "extremal"
+    gives = (*GAINS, "agreement")
 
     def known(self) -> dict[str, Method]:
         """Return the methods that descend."""
@@ -72,20 +73,15 @@ class Extremal(Task):
             found.append(Case(bench.name(query), query.identity, (query, other)))
         return found
 
-    def columns(self, bench: Bench, method: str) -> Sequence[str]:
-        """Return the gains under each fill, and the agreement."""
-        return (*GAINS, "agreement")
-
     def measure(self, bench: Bench, case: Case, method: str) -> dict[str, float]:
         """Return the gains of a method on one query, and the agreement of two seeds."""
-        images, other = map(bench.image, case.data)
-        return gains(bench.target, bench.methods[method], images, other)
+        return gains(bench.target, bench.methods[method], *map(bench.image, case.data))
 
     def report(self, bench: Bench, cases: Sequence[Case], frame: pd.DataFrame) -> Report:
         """Return the means over the queries, and the least agreement."""
         methods: dict[str, Any] = {
             name: {
-                **{column: interval(own[column]) for column in (*GAINS, "agreement")},
+                **{column: interval(own[column]) for column in self.gives},
                 "least_agreement": float(own["agreement"].min()),
             }
             for name, own in by_method(frame).items()

@@ -62,9 +62,7 @@ class Row(NamedTuple):
 class Rows:
     """The rows of a run, in memory and, with a folder, in its shards.
 
-    Args:
-        folder: Where the shards lie. Reading changes nothing; the first ``add`` creates a shard.
-        rank: Of this process, for the shard's name.
+    Reading changes nothing; the first ``add`` creates a shard, with the rank in its name.
     """
 
     def __init__(self, folder: Path | None = None, rank: int = 0) -> None:

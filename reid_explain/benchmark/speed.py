@@ -58,7 +58,6 @@ SAMPLED: dict[str, dict[str, Any]] = {
 }
 SAMPLED |= {"ScoreFAM tolerance 0.02": {"tolerance": 0.02}}
 """Settings of Score-FAM that score some of the channels; all in bfloat16."""
-COLUMNS = ("seconds", "forwards", "bare_seconds", "extra_mib", "max_abs", "spearman")
 SHOWN = {
     "seconds": ("seconds", "median"),
     "forwards": ("forwards", "median"),
@@ -138,6 +137,7 @@ class Speed(Task):
     against: Path | None = None
 
     name: ClassVar[str] = "speed"
+    gives = ("seconds", "forwards", "bare_seconds", "extra_mib", "max_abs", "spearman")
     untrained: ClassVar[bool] = True
 
     def run(self, target: Target, *arguments: Any, **options: Any) -> pd.DataFrame:
@@ -173,10 +173,6 @@ class Speed(Task):
         pairs = zip(range(self.images + 1), usable, strict=False)
         return [Case(bench.name(record), record.identity, record) for _, record in pairs]
 
-    def columns(self, bench: Bench, method: str) -> Sequence[str]:
-        """Return the columns of every method."""
-        return COLUMNS
-
     def measure(self, bench: Bench, case: Case, method: str) -> dict[str, float]:
         """Return what a method costs on one image, and how far its map is from the exact one."""
         target, subject = bench.target, bench.subject(case.data)
@@ -192,22 +188,15 @@ class Speed(Task):
         finally:
             hook.remove()
         forwards = max(sum(passed), 1)  # Parts of the model alone count as one.
-        bare, bare_seconds, bare_mib = measured(
-            partial(bare_passes, target, subject.images, forwards), target.device
-        )
+        bare_run = partial(bare_passes, target, subject.images, forwards)
+        bare, bare_seconds, bare_mib = measured(bare_run, target.device)
         distance = correlation = math.nan
         if method.startswith(EXACT) and EXACT in bench.explain:
             if bench.current is None:
                 bench.current = found if method == EXACT else explain(EXACT)
             distance, correlation = agreement(bench.current, found)
-        return {
-            "seconds": seconds,
-            "forwards": forwards,
-            "bare_seconds": bare_seconds * forwards / bare,
-            "extra_mib": mib - bare_mib,
-            "max_abs": distance,
-            "spearman": correlation,
-        }
+        costs = (seconds, forwards, bare_seconds * forwards / bare, mib - bare_mib)
+        return dict(zip(self.gives, (*costs, distance, correlation), strict=True))
 
     def report(self, bench: Bench, cases: Sequence[Case], frame: pd.DataFrame) -> Report:
         """Return medians over the turns, and ratios within them."""
@@ -227,13 +216,10 @@ class Speed(Task):
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else where
         lines = [[f"{bench.target.label}, {where}", *SHOWN]]
         for name, values in methods.items():
-            lines.append(
-                [name, *(f"{values[column][figure]:.4g}" for column, figure in SHOWN.values())]
-            )
-        text = (
-            f"{layout(lines)}\nmedians of {len(cases) - 1} images; largest max-abs, least Spearman"
-        )
-        return Report({"device": where, "methods": methods}, text)
+            cells = (f"{values[column][figure]:.4g}" for column, figure in SHOWN.values())
+            lines.append([name, *cells])
+        note = f"medians of {len(cases) - 1} images; largest max-abs, least Spearman"
+        return Report({"device": where, "methods": methods}, f"{layout(lines)}\n{note}")
 
 
 def bare_passes(target: Target, image: Tensor, wanted: int) -> int:

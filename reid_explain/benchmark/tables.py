@@ -31,11 +31,8 @@ def named(method: str, controls: Collection[str]) -> str:
 def interval(values: pd.Series) -> dict[str, Any] | None:
     """Return ``{"mean": m, "interval": [low, high]}`` of the values that are there; None if none.
 
-    The bounds are None where there is one identity.
-
-    Args:
-        values: By ``identity`` beside whatever else: the 95 % bootstrap interval is over these.
-            Of a difference it is paired.
+    The 95 % bootstrap interval is over the level ``identity`` of the index; its bounds are None
+    where there is one. Of a difference it is paired.
     """
     present = values.dropna()
     if present.empty:
@@ -48,9 +45,7 @@ def interval(values: pd.Series) -> dict[str, Any] | None:
 def summary(table: pd.DataFrame, metric: Metric) -> dict[str, Any] | None:
     """Return the interval of a metric, and chance with the lead over it if there is one.
 
-    Args:
-        table: Of one method, from ``by_method``.
-        metric: One of its columns; its chance may be another.
+    ``table`` is of one method (``by_method``).
     """
     found = interval(table[metric.name])
     if found is None or metric.chance is None:

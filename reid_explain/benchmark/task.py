@@ -169,6 +169,8 @@ class Task(ABC):
     seed: int = 0
 
     name: ClassVar[str]
+    gives: ClassVar[Sequence[str]] = ()
+    """The columns, where they are the same for every method."""
     untrained: ClassVar[bool] = False
     """Whether a network without weights will do."""
     free: ClassVar[tuple[str, ...]] = ("metrics",)
@@ -186,9 +188,9 @@ class Task(ABC):
     def cases(self, bench: Bench) -> Sequence[Case]:
         """Check the settings and return what methods are measured on; compute nothing yet."""
 
-    @abstractmethod
     def columns(self, bench: Bench, method: str) -> Sequence[str]:
         """Return the names of what ``measure`` gives of a method."""
+        return self.gives
 
     @abstractmethod
     def measure(self, bench: Bench, case: Case, method: str) -> Mapping[str, float]:

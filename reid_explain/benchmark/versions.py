@@ -17,14 +17,7 @@ HERE = Path(reid_explain.__file__).parents[1]
 
 
 class Version:
-    """A version of the package in a process of its own.
-
-    Args:
-        path: folder that holds ``reid_explain``, such as another checkout.
-
-    Raises:
-        InputError: there is no package.
-    """
+    """A version of the package, in a folder such as another checkout, in a process of its own."""
 
     def __init__(self, path: Path) -> None:
         if not (path / "reid_explain" / "__init__.py").is_file():
@@ -52,16 +45,15 @@ class Version:
 
 
 def compare_versions(path: Path, turns: int = 5) -> pd.DataFrame:
-    """Measure this version and another one in turns; a first turn does not count.
-
-    Args:
-        path: folder of the other version.
-        turns: number of turns.
+    """Measure this version and the one in a folder in turns, of which a first does not count.
 
     Returns:
         A row for Score-FAM's extra memory in MiB at 16 masks of 256 x 128, and one for the seconds
-        of each explainer: the least of all turns ``here`` and ``there``, and their ``ratio``; the
-        ``median`` of the ratios within the turns.
+        of each explainer: medians over the turns ``here``, ``there`` and of their ``ratio``, and
+        the ``least`` and the ``most`` ratio.
+
+    Raises:
+        InputError: there is no package, or it does not run.
     """
     both = [Version(HERE), Version(path)]
     try:

@@ -51,13 +51,9 @@ Agreement = Callable[[Tensor, Masks], Tensor]
 
 
 class Search(NamedTuple):
-    """Rounds of short descents; each round starts from the mean of those before.
+    """Rounds of some descents of each image, with areas and fills from a seed.
 
-    Args:
-        rounds: Number of rounds.
-        descents: Optimizations of each image per round. Those of the first round start from its
-            simple maps in turn.
-        seed: For the sampled areas and fills.
+    Those of the first round start from simple maps in turn, the others from the mean so far.
     """
 
     rounds: int

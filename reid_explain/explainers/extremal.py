@@ -1,9 +1,8 @@
 """Extremal FAM: the areas of an image that keep most of an embedding, found by descent.
 
-Named after Fong et al., Understanding Deep Networks via Extremal Perturbations and Smooth Masks,
-ICCV 2019, who look for the mask of a given area that keeps most of a class score; and after Fong
-and Vedaldi, Interpretable Explanations of Black Boxes by Meaningful Perturbation, ICCV 2017. Here
-an embedding takes the place of the class, one map answers for all areas, and fills are random.
+Named after the extremal perturbations of Fong et al., ICCV 2019, the masks of a given area that
+keep most of a class score. Here an embedding takes the place of the class, one map answers for
+all areas, and fills are random.
 """
 
 from collections.abc import Callable

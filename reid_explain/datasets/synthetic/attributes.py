@@ -153,7 +153,7 @@ def toggle(labels: Labels, attribute: str) -> Labels:
     """
     index = _INDEX[attribute]
     changed: Labels = labels.copy()
-    for colors in (color_attributes("up"), color_attributes("down")):
+    for colors in (GROUPS["upper color"], GROUPS["lower color"]):
         if attribute in colors:
             changed[[_INDEX[name] for name in colors]] = NO
     changed[index] = NO if labels[index] == YES else YES
@@ -166,11 +166,6 @@ def transplant(labels: Labels, other: Labels, group: str) -> Labels:
     indices = [_INDEX[name] for name in GROUPS[group]]
     changed[indices] = other[indices]
     return changed
-
-
-def color_attributes(garment: str) -> tuple[str, ...]:
-    """Return the color attributes of ``"up"`` or ``"down"``."""
-    return GROUPS["upper color" if garment == "up" else "lower color"]
 
 
 def attribute_file(splits: Mapping[str, Mapping[int, Labels]]) -> bytes:
