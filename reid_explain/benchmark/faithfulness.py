@@ -114,9 +114,8 @@ class Query:
     def subject(self) -> Subject:
         """The image, the first in rank among the valid gallery images, and the predicted class."""
         first = self.bench.dataset.gallery[int(self.bench.gallery.nearest(self.embedded))]
-        return Subject(
-            self.images, self.bench.image(first), self.bench.target.predicted(self.images)
-        )
+        predicted = self.bench.target.predicted(self.images)
+        return Subject(self.images, self.bench.image(first), predicted)
 
     def explained_by(self, name: str) -> "View":
         """Return the view of a method's map, at the layer's resolution where it can."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import pandas as pd
 import tyro
 
@@ -89,5 +88,5 @@ def _table(methods: Mapping[str, pd.DataFrame], against: str, drop: str) -> str:
 
 def _drops(table: pd.DataFrame, drop: str) -> pd.DataFrame:
     """Return the mean of one drop over the kept areas, a column for each fill."""
-    columns = {fill: table[curve_columns(drop, fill)].to_numpy() for fill in FILLS}
-    return pd.DataFrame({f: np.mean(v, axis=1) for f, v in columns.items()}, table.index)
+    curves = {fill: table[curve_columns(drop, fill)] for fill in FILLS}
+    return pd.DataFrame({fill: own.mean(axis=1, skipna=False) for fill, own in curves.items()})

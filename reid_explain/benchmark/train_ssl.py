@@ -71,8 +71,7 @@ class BYOLTraining(TrainingSettings):
         steps = self.epochs * len(batches)
         byol = BYOL(model, steps, self.momentum, self.hidden).to(accelerator.device)
         kept = sorted(self.keep) or [self.epochs * sixth // 5 for sixth in range(6)]
-        recipe = self.claim(accelerator, model.input_spec, keep=kept)
-        pixels = self.pixels(accelerator, dataset, model.input_spec)
+        recipe, pixels = self.start(accelerator, dataset, model.input_spec, keep=kept)
         views = TwoViews(model.input_spec, self.smallest_crop)
         images = TrainingImages(pixels, range(len(pixels)), self.seed, views)
 

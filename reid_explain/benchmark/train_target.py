@@ -74,15 +74,9 @@ class TargetTraining(TrainingSettings):
         """Train, save and evaluate in one of the processes of ``accelerator``."""
         dataset = self.open_dataset()
         labels = class_labels(dataset.train)
-        batches = IdentityBatches(
-            labels,
-            self.identities,
-            self.instances,
-            self.images_per_epoch or len(labels),
-            self.seed,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
+        sizes = (self.identities, self.instances, self.images_per_epoch or len(labels))
+        processes = (accelerator.process_index, accelerator.num_processes)
+        batches = IdentityBatches(labels, *sizes, self.seed, *processes)
         set_seed(self.seed)
         architecture = self.architecture(num_classes=len({*labels}))
         model = self.network(architecture)
@@ -91,8 +85,7 @@ class TargetTraining(TrainingSettings):
         centers = CenterLoss(len({*labels}), model.channels) if self.center_loss else None
         loss = ReIDLoss(self.metric_loss, self.label_smoothing, centers)
         step = Step(model, loss).to(accelerator.device)
-        recipe = self.claim(accelerator, model.input_spec)
-        pixels = self.pixels(accelerator, dataset, model.input_spec)
+        recipe, pixels = self.start(accelerator, dataset, model.input_spec)
         augment = augmentation(model.input_spec)
         images = SmallFirst(pixels, labels, self.seed, augment, self.half_size_epochs)
         loop = self.loop(accelerator, step, self.optimizers(model, loss), images, batches)

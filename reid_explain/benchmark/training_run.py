@@ -129,34 +129,30 @@ class TrainingSettings(ABC):
             model.input_spec = model.input_spec.replace(size=self.image_size)
         return model
 
-    def claim(self, accelerator: Accelerator, spec: InputSpec, **more: Any) -> dict[str, Any]:
-        """Make ``output`` the folder of this run; return the settings that are held to, as JSON."""
-        fixed = {name: value for name, value in asdict(self).items() if name not in FREE}
-        more |= {"image_size": list(spec.size), "processes": accelerator.num_processes}
-        recipe = fixed | more
+    def start(
+        self, accelerator: Accelerator, dataset: ReIDDataset, spec: InputSpec, **more: Any
+    ) -> tuple[dict[str, Any], Pixels]:
+        """Make ``output`` the folder of this run.
+
+        Returns:
+            The settings that are held to, as JSON has them; and the resized training images,
+            written by one process of each machine.
+        """
+        recipe = {name: value for name, value in asdict(self).items() if name not in FREE}
+        recipe |= more | {"image_size": list(spec.size), "processes": accelerator.num_processes}
         if accelerator.is_main_process:
             claim(self.output, recipe, resume=self.resume)
         accelerator.wait_for_everyone()
-        return recipe
-
-    def pixels(self, accelerator: Accelerator, dataset: ReIDDataset, spec: InputSpec) -> Pixels:
-        """Return the resized training images, written by one process of each machine."""
+        path = self.cache or self.output / "train_images.npy"
+        options: Any = {"workers": self.workers, "show_progress": accelerator.is_main_process}
         with accelerator.local_main_process_first():
-            return cached_pixels(
-                dataset,
-                dataset.train,
-                spec,
-                self.cache or self.output / "train_images.npy",
-                workers=self.workers,
-                show_progress=accelerator.is_main_process,
-            )
+            return recipe, cached_pixels(dataset, dataset.train, spec, path, **options)
 
     def save(
         self, model: EmbeddingNet, name: str, architecture: dict[str, Any], **facts: Any
     ) -> Path:
         """Write a network with its card NAME.json; return the card's path."""
-        card = self.output / f"{name}.json"
-        dtype = getattr(torch, self.stored_dtype)
+        card, dtype = self.output / f"{name}.json", getattr(torch, self.stored_dtype)
         save_trained(model, card, architecture, dtype=dtype, **facts)
         return card
 
@@ -178,14 +174,6 @@ class TrainingSettings(ABC):
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
         )
-        return TrainingLoop(
-            accelerator,
-            step,
-            optimizers,
-            loader,
-            self.output,
-            self.epochs,
-            self.rate,
-            self.seed,
-            after_epoch=after_epoch,
-        )
+        parts = (accelerator, step, optimizers, loader)
+        own = (self.output, self.epochs, self.rate, self.seed)
+        return TrainingLoop(*parts, *own, after_epoch=after_epoch)

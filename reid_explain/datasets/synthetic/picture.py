@@ -95,10 +95,6 @@ class Painter:
         """Return a painted scene (512, 256, 3) in the uneven light of a shot."""
         return canvas.lit(texture(generator(self.seed, Stream.TEXTURE, *shot)))
 
-    def photograph(self, shot: Shot, canvas: Canvas) -> bytes:
-        """Return the JPEG file of a painted scene."""
-        return self.exposure(shot).photograph(self.lit(shot, canvas))
-
     def paint(
         self,
         shot: Shot,

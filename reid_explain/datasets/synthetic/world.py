@@ -98,12 +98,8 @@ class SyntheticReID:
         tracks = {identity: self._tracks(identity, images_per_camera) for identity in known}
         test = [track for identity in known[train_identities:] for track in tracks[identity]]
         self._shots: dict[Record, Shot] = {}
-        self.train = self._split(
-            shot
-            for identity in known[:train_identities]
-            for track in tracks[identity]
-            for shot in track
-        )
+        train = (track for identity in known[:train_identities] for track in tracks[identity])
+        self.train = self._split(shot for track in train for shot in track)
         self.query = self._split(track[0] for track in test)
         others = [self._distractor(number) for number in range(1, distractors + 1)]
         self.gallery = self._split([*(shot for track in test for shot in track[1:]), *others])
@@ -116,7 +112,7 @@ class SyntheticReID:
 
     def load(self, record: Record) -> Image.Image:
         """Return the image of a record, 128 wide and 256 high, RGB."""
-        return _decode(self._photograph(self._known(record)))
+        return _decode(self._photograph(record))
 
     def render(self, record: Record) -> Rendering:
         """Return the image of a record with its truth."""
@@ -235,7 +231,7 @@ class SyntheticReID:
         for folder in (*folders, "attribute"):
             (root / folder).mkdir(parents=True, exist_ok=True)
         for path, record in tqdm(files.items(), desc="export", unit="image"):
-            path.write_bytes(self._photograph(self._known(record)))
+            path.write_bytes(self._photograph(record))
         splits = {
             "train": {r.identity: self.labels[r.identity] for r in self.train},
             "test": {r.identity: self.labels[r.identity] for r in self.query},
@@ -268,9 +264,10 @@ class SyntheticReID:
             raise InputError(argument, record, "a record of this world's train, query or gallery")
         return self._shots[record]
 
-    def _photograph(self, shot: Shot) -> bytes:
-        canvas = self._painter.paint(shot, self._painter.labels(shot.person))
-        return self._painter.photograph(shot, canvas)
+    def _photograph(self, record: Record) -> bytes:
+        shot, painter = self._known(record), self._painter
+        canvas = painter.paint(shot, painter.labels(shot.person))
+        return painter.exposure(shot).photograph(painter.lit(shot, canvas))
 
     def _dressed(self, shot: Shot, changes: Mapping[str, Record]) -> tuple[Labels, Appearance]:
         """Return a shot's person with the others' values of groups of attributes."""
