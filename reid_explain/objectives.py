@@ -216,12 +216,9 @@ class Concept(Objective):
 
     def prepare(self, batch: Batch) -> Score:
         """Return the projection."""
-        direction = self.direction
-        if isinstance(direction, Tensor) and direction.dim() == 1:
-            direction = direction[None]
-        if not isinstance(direction, Tensor) or direction.dim() != 2:
+        if not isinstance(self.direction, Tensor) or self.direction.dim() not in (1, 2):
             raise InputError("direction", describe(self.direction), "a vector (D,) or rows (N, D)")
-        goals = batch.goals("direction", direction)
+        goals = batch.goals("direction", torch.atleast_2d(self.direction))
         return lambda results, own, rows: (unit(goals(own, rows)) * results).sum(dim=1)
 
     def check(self, results: Tensor) -> Tensor:
