@@ -27,7 +27,7 @@ from reid_explain.datasets import SyntheticReID
 from reid_explain.inputs import InputSpec
 from reid_explain.metrics.localization import energy_inside
 from reid_explain.models import build_model, load_trained
-from reid_explain.models.pooled import PooledMap
+from reid_explain.models.network import PooledMap
 from reid_explain.retrieval import Embedded
 from reid_explain.training import loop
 from reid_explain.training.byol import BYOL, view_by_view

@@ -26,7 +26,7 @@ from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.errors import InputError
 from reid_explain.explainers.layout import upsample
 from reid_explain.metrics.localization import area, energy_inside, pointing_game
-from reid_explain.models.pooled import PooledMap
+from reid_explain.models.network import PooledMap
 from reid_explain.models.pretrained import load_trained
 from reid_explain.retrieval import Embedded, Gallery, embed_records, summarize
 

@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -14,26 +13,20 @@ from reid_explain.models.resnet import LAST_PLANES, RESNETS
 
 BLOCK = re.compile(r"^(backbone|branches\.b1)\.layer([1-4])\.(\d+\.)?conv1\.weight$")
 """The first convolution of a residual block; MGN has the rest of the stages in branches."""
-UNSEEN: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        **dict.fromkeys(RESNETS, ("last_stride", "ceil_mode", "stem_relu", "padding")),
-        "pcb": ("parts", "ceil_mode", "padding"),
-        "mgn": ("reduction", "ceil_mode", "padding"),
-    }
-)
+UNSEEN: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(RESNETS, ("last_stride", "ceil_mode", "stem_relu", "padding")),
+    "pcb": ("parts", "ceil_mode", "padding"),
+    "mgn": ("reduction", "ceil_mode", "padding"),
+}
 """Arguments of ``build_model`` that weights never show, or not always."""
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """Return the arguments of ``build_model`` for the network nearest to these weights.
+    """Return the arguments of ``build_model`` for the network nearest to weights with our names.
 
-    Args:
-        state: weights under the names of this package.
-
-    Returns:
-        Name, ``num_classes``, and of the networks with a ResNet all that weights show; not
-        ``UNSEEN``, but the parts of a PCB with classifiers, and the reduction of an MGN if it is
-        linear. None if it is no network of this package.
+    Name, ``num_classes``, and of the networks with a ResNet all that weights show; not ``UNSEEN``,
+    but the parts of a PCB with classifiers, and the reduction of an MGN if it is linear. None if
+    it is no network of this package.
     """
 
     def any_has(part: str) -> bool:
@@ -43,13 +36,14 @@ def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
         factor = _shape(state, "conv1.conv.weight")[0] / CHANNELS[0]
         name = f"osnet_x{factor}".replace(".", "_")
         return {"name": name, "num_classes": class_count(state)}
-    stages = Counter(found[2] for key in state if (found := BLOCK.match(key)))
+    blocks = [found for key in state if (found := BLOCK.match(key))]
+    stages = Counter(found[2] for found in blocks)
     form = [stages[stage] for stage in "1234"], "backbone.layer1.0.conv3.weight" in state
     forms = {n: (depths, block is Bottleneck) for n, (block, depths) in RESNETS.items()}
     backbone = next((name for name in forms if forms[name] == form), None)
     if backbone is None:
         return None
-    last = next(key for key in state if (found := BLOCK.match(key)) and found[2] == "4")
+    last = next(found[0] for found in blocks if found[2] == "4")
     width = _shape(state, last)[0] / LAST_PLANES
     common = {"num_classes": class_count(state), "width": width, "ibn": any_has(".IN.")}
     pooling = "gem" if {"pool.p", "pool.b1.p"} & {*state} else "avg"

@@ -42,36 +42,27 @@ def build_model(name: str, num_classes: int = 0, **options: Any) -> EmbeddingNet
     """
     make = _factory(name)
     if name.startswith(PREFIX) and "pretrained" not in options:
-        told = "has random weights and is in training mode"
         hint = "pretrained=True, or open_checkpoint(file, name=...)"
-        warnings.warn(f"{name} {told}: {hint}", stacklevel=2)
+        warnings.warn(f"{name} has random weights and is in training mode: {hint}", stacklevel=2)
     try:
         return make(num_classes=num_classes, **options)
     except TypeError as error:
         raise InputError("options", f"{options} ({error})", f"options of {name}") from error
 
 
-def check_model_name(name: str) -> None:
-    """Raise unless ``build_model`` knows a network of this name."""
-    _factory(name)
-
-
 def card_settings(name: str) -> tuple[str, ...]:
     """Return the arguments of ``build_model`` that a card may give the network of this name.
 
-    Raises:
-        InputError: no network of ``MODELS`` or timm; a card may import no other module.
+    One of neither ``MODELS`` nor timm raises ``InputError``: a card may import no other module.
     """
-    if name not in MODELS and not name.startswith(PREFIX):
-        raise InputError("name", repr(name), f"one of {', '.join(MODELS)}, or {PREFIX}NAME")
-    make: Any = _factory(name)
+    make: Any = _factory(name, imports=False)
     return tuple(getattr(make, "func", make).card_settings)
 
 
-def _factory(name: str) -> Callable[..., EmbeddingNet]:
+def _factory(name: str, *, imports: bool = True) -> Callable[..., EmbeddingNet]:
     if name.startswith(PREFIX):
         check_timm_name(name.removeprefix(PREFIX))
         return partial(TimmNet, name.removeprefix(PREFIX))
-    if name not in MODELS and ":" not in name:
+    if name not in MODELS and not (imports and ":" in name):
         raise InputError("name", repr(name), f"one of {', '.join(MODELS)}, or {PREFIX}NAME")
     return MODELS.resolve(name)

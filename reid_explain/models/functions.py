@@ -48,8 +48,7 @@ class FunctionNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the embeddings (B, D) of images (B, 3, H, W), on their device.
 
-        Raises:
-            InputError: the function gives anything but two arrays of one row per image.
+        Anything but two arrays of one row per image raises ``InputError``.
         """
         made = self.function(images.detach().to("cpu", torch.float32).contiguous().numpy())
         if not (isinstance(made, tuple | list) and len(made) == 2):
@@ -60,7 +59,6 @@ class FunctionNet(nn.Module):
 
 
 def _as_rows(array: Any, rows: int) -> Tensor:
-    """Return an array of one row per image as a tensor of its own."""
     if not (isinstance(array, np.ndarray) and array.ndim and len(array) == rows):
         got = array.shape if isinstance(array, np.ndarray) else describe(array)
         raise InputError("function", f"a result {got}", f"arrays of {rows} rows, one per image")

@@ -25,9 +25,7 @@ from reid_explain.inputs import InputSpec
 T = TypeVar("T")
 Settings = Mapping[str, Any]
 OWN = "reid_explain"
-USUAL: Settings = MappingProxyType(
-    {"last_stride": 1, "ceil_mode": False, "stem_relu": True, "padding": "zeros"}
-)
+USUAL: Settings = {"last_stride": 1, "ceil_mode": False, "stem_relu": True, "padding": "zeros"}
 TALL = InputSpec((384, 128))
 FAST = InputSpec(
     mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), scale=255, interpolation="bicubic"
@@ -108,11 +106,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
 
 
 def find_layout(names: Iterable[str], layout: str | None = None) -> str:
-    """Return the layout whose signature one of ``names`` has, or ``layout`` if it is given.
-
-    Raises:
-        InputError: no layout is called so.
-    """
+    """Return the layout whose signature one of ``names`` has, or ``layout`` if it is given."""
     if layout is not None:
         check_choice("layout", layout, tuple(LAYOUTS))
         return layout
@@ -121,11 +115,7 @@ def find_layout(names: Iterable[str], layout: str | None = None) -> str:
 
 
 def sources_of(names: Iterable[str], layout: Layout) -> dict[str, str]:
-    """Return a file's names by those that this package has, without the extras.
-
-    Raises:
-        InputError: two entries are the same one.
-    """
+    """Return a file's names by ours, without the extras; raise if two entries are the same one."""
     sources: dict[str, str] = {}
     for key in names:
         if any(re.search(extra, key) for extra in layout.extras):

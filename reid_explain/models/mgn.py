@@ -3,7 +3,6 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,15 +16,12 @@ from reid_explain.models.pooling import POOLINGS
 from reid_explain.models.resnet import SETTINGS, ResNetBackbone
 
 BRANCHES = ("b1", "b2", "b3")
-REDUCTIONS = ("linear", "relu")
 SHARED = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2")
-
-
-PARTS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
-    {f"b{i + 1}": (i, 1, 0) for i in range(3)}
-    | {f"b2{i + 1}": (1, 2, i) for i in range(2)}
-    | {f"b3{i + 1}": (2, 3, i) for i in range(3)}
-)
+PARTS: Mapping[str, tuple[int, int, int]] = {
+    **{f"b{i + 1}": (i, 1, 0) for i in range(3)},
+    **{f"b2{i + 1}": (1, 2, i) for i in range(2)},
+    **{f"b3{i + 1}": (2, 3, i) for i in range(3)},
+}
 """Branch, number of stripes and stripe of the eight parts, in fast-reid's order and names."""
 
 
@@ -78,7 +74,7 @@ class MGN(PartNet):
         super().__init__()
         check_at_least("num_classes", num_classes, 0)
         check_choice("pooling", pooling, tuple(POOLINGS))
-        check_choice("reduction", reduction, REDUCTIONS)
+        check_choice("reduction", reduction, ("linear", "relu"))
         body = ResNetBackbone(backbone, **resnet)
         layers = OrderedDict((name, getattr(body, name)) for name in SHARED)
         self.backbone = nn.Sequential(layers | {"layer3": body.layer3[0]})
@@ -111,10 +107,10 @@ class MGN(PartNet):
 
 
 class Branches(nn.ModuleDict):
-    """Stages side by side: (B, C', h', w') to their maps one above the other, (B, 3 C, h, w)."""
+    """Stages side by side, which give their maps one above the other."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run each branch on ``x``."""
+        """Map (B, C', h', w') to (B, 3 C, h, w)."""
         return torch.cat([branch(x) for branch in self.values()], dim=1)
 
 
@@ -122,11 +118,7 @@ class PartPools(nn.ModuleDict):
     """The pooling of each part: (B, 3 C, h, w) to (B, 8 C)."""
 
     def rows(self, height: int) -> list[slice]:
-        """Return the rows of each part in maps of this height.
-
-        Raises:
-            InputError: maps that do not fall into stripes.
-        """
+        """Return the rows of each part in maps of this height; raise if too low for stripes."""
         return [_chunk(height, stripes, stripe) for _, stripes, stripe in PARTS.values()]
 
     def forward(self, features: Tensor) -> Tensor:
@@ -136,10 +128,8 @@ class PartPools(nn.ModuleDict):
 
     def masked(self, features: Tensor, masks: Tensor) -> Tensor:
         """Pool ``features`` times each of the ``masks`` (B, M, h, w): (B, M, 8 C)."""
-        pooled = [
-            pool.masked(features[:, channels, rows], masks[:, :, rows])
-            for pool, channels, rows in self._places(features)
-        ]
+        places = self._places(features)
+        pooled = [pool.masked(features[:, c, rows], masks[:, :, rows]) for pool, c, rows in places]
         return torch.cat(pooled, dim=2)
 
     def _places(self, features: Tensor) -> Iterator[tuple[Any, slice, slice]]:
@@ -161,16 +151,11 @@ class PartNecks(nn.ModuleDict):
 
 
 def _neck(channels: int, kind: str) -> nn.Sequential:
-    """Return the layers from a pooled part (B, C, 1, 1) to its vector (B, 256, 1, 1).
-
-    The bias of the last norm stays 0, as in the neck of the strong baseline.
-    """
-    convolution, last = reducing_layers(channels)
-    layers: list[nn.Module] = [convolution, last]
+    """Return the layers from a pooled part (B, C, 1, 1) to its vector (B, 256, 1, 1)."""
+    layers: list[Any] = [*reducing_layers(channels)]
     if kind == "relu":
-        last = nn.BatchNorm2d(REDUCED_DIM)
-        layers += [nn.ReLU(), last]
-    last.bias.requires_grad_(False)
+        layers += [nn.ReLU(), nn.BatchNorm2d(REDUCED_DIM)]
+    layers[-1].bias.requires_grad_(False)  # It stays 0, as in the neck of the strong baseline.
     return nn.Sequential(*layers)
 
 

@@ -54,11 +54,7 @@ class EmbeddingNet(nn.Module):
         return self.classify(self(x))
 
     def classify(self, embedding: Tensor) -> Tensor:
-        """Return the logits (B, num_classes) of embeddings (B, D).
-
-        Raises:
-            InputError: the network was built without classes.
-        """
+        """Return the logits (B, num_classes) of embeddings (B, D); ``InputError`` without any."""
         self._check_classes()
         return self.classifier(embedding)
 
@@ -66,3 +62,18 @@ class EmbeddingNet(nn.Module):
         if not hasattr(self, "classifier"):
             got = f"{type(self).__name__} with num_classes=0"
             raise InputError("model", got, "one with a classifier")
+
+
+class PooledMap(nn.Module):
+    """The pooled map (B, C') of a network: what BYOL trains, and what is then explained.
+
+    A neck after it belongs to other trainings: it gets no gradient and stays as it was.
+    """
+
+    def __init__(self, model: EmbeddingNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the pooled maps of images (B, 3, H, W)."""
+        return self.model.pool(self.model.features(images))

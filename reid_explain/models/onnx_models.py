@@ -55,8 +55,7 @@ class OnnxNet(FunctionNet):
     def run(self, images: NDArray[np.float32]) -> tuple[Array, Array]:
         """Return what the graph makes of images (B, 3, H, W): activations and embeddings.
 
-        Raises:
-            InputError: images of another size than the graph takes.
+        Images of another size than the graph takes raise ``InputError``.
         """
         batch, *size = self.input.shape
         pairs = zip(size, images.shape[1:], strict=True)
@@ -78,10 +77,8 @@ class OnnxNet(FunctionNet):
 def onnx_layers(path: str | Path) -> dict[str, tuple[int, ...]]:
     """Return the tensors (B, C, h, w) inside the graph of a file, and their shapes for one batch.
 
-    They come in the graph's order; those of a single place are left out.
-
-    Raises:
-        InputError: a package is not installed, no such file or a damaged one.
+    They come in the graph's order; those of a single place are left out. A package that is not
+    installed, no such file and a damaged one raise ``InputError``.
     """
     nodes = _import("onnx", path).load(path).graph.node
     names = [name for node in nodes for name in node.output if name]

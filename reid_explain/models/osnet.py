@@ -15,9 +15,6 @@ from reid_explain.models.pooling import GlobalAveragePool
 
 CHANNELS = (64, 256, 384, 512)
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
-EMBEDDING_DIM = 512
-GATE_REDUCTION = 16
-BOTTLENECK_REDUCTION = 4
 
 
 class ConvLayer(nn.Module):
@@ -56,8 +53,8 @@ class ChannelGate(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(channels, channels // GATE_REDUCTION, 1)
-        self.fc2 = nn.Conv2d(channels // GATE_REDUCTION, channels, 1)
+        self.fc1 = nn.Conv2d(channels, channels // 16, 1)
+        self.fc2 = nn.Conv2d(channels // 16, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape (B, C, h, w)."""
@@ -70,7 +67,7 @@ class OSBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        middle = outputs // BOTTLENECK_REDUCTION
+        middle = outputs // 4
         self.conv1 = ConvLayer(inputs, middle)
         self.conv2a = LightConv3x3(middle)
         self.conv2b, self.conv2c, self.conv2d = (
@@ -95,14 +92,11 @@ class OSNet(EmbeddingNet):
     """OSNet, whose embedding is torchreid's evaluation output in both modes.
 
     Args:
-        width: factor on the channels: 1.0, 0.75, 0.5 or 0.25.
+        width: factor on the channels: 1.0, 0.75, 0.5 or 0.25; ``InputError`` for another.
         num_classes: training identities; 0 builds no classifier.
-
-    Raises:
-        InputError: another width, or a negative number of classes.
     """
 
-    embedding_dim = EMBEDDING_DIM
+    embedding_dim = 512
     map_layer = "conv5"
     trainable_stages = ("conv3", "conv4", "conv5")
 
@@ -118,12 +112,17 @@ class OSNet(EmbeddingNet):
         self.conv5 = ConvLayer(third, third)
         self.pool = GlobalAveragePool()
         self.channels = third
-        self.fc = nn.Sequential(
-            nn.Linear(third, EMBEDDING_DIM), nn.BatchNorm1d(EMBEDDING_DIM), nn.ReLU()
-        )
+        dim = self.embedding_dim
+        self.fc = nn.Sequential(nn.Linear(third, dim), nn.BatchNorm1d(dim), nn.ReLU())
         if num_classes:
-            self.classifier = nn.Linear(EMBEDDING_DIM, num_classes)
-        self._initialize()
+            self.classifier = nn.Linear(dim, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
+            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def features(self, x: Tensor) -> Tensor:
         """Return the last map F, (B, C, H/16, W/16), of images (B, 3, H, W)."""
@@ -135,15 +134,6 @@ class OSNet(EmbeddingNet):
         """Return the embedding (B, 512) of pooled maps (B, C): linear, batch norm, ReLU."""
         out: Tensor = self.fc(pooled)
         return out
-
-    def _initialize(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.01)
-            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
 
 
 def _halve(channels: int) -> nn.Sequential:

@@ -37,11 +37,7 @@ class PartNet(EmbeddingNet):
         return self.vectors(pooled)
 
     def part(self, x: Tensor, index: int) -> Tensor:
-        """Return the vector of one part at its own length, (B, d), of images (B, 3, H, W).
-
-        Raises:
-            InputError: there is no such part.
-        """
+        """Return the vector of one part at its own length, (B, d), of images (B, 3, H, W)."""
         check_choice("index", index, range(len(self.part_names)))
         return self.vectors(self.pool(self.features(x)))[:, index]
 

@@ -12,8 +12,6 @@ from reid_explain.models.parts import REDUCED_DIM, PartNet, part_classifiers, re
 from reid_explain.models.pooling import StripePool
 from reid_explain.models.resnet import SETTINGS, ResNetBackbone
 
-DESCRIPTORS = ("G", "H")
-
 
 @MODELS.register(name="pcb")
 class PCB(PartNet):
@@ -56,9 +54,8 @@ class PCB(PartNet):
         super().__init__()
         check_at_least("num_classes", num_classes, 0)
         check_at_least("parts", parts, 1)
-        check_choice("descriptor", descriptor, DESCRIPTORS)
-        self.descriptor = descriptor
-        self.normalize = normalize
+        check_choice("descriptor", descriptor, ("G", "H"))
+        self.descriptor, self.normalize = descriptor, normalize
         self.part_names = tuple(str(i) for i in range(parts))
         self.backbone = ResNetBackbone(backbone, **resnet)
         self.pool = StripePool(parts)
@@ -93,8 +90,7 @@ class PCB(PartNet):
     def classify(self, embedding: Tensor) -> Tensor:
         """Return the mean logits of the parts, (B, num_classes), of embeddings that are G.
 
-        Raises:
-            InputError: no classes, or embeddings that are not what was pooled.
+        Without classes, and for embeddings that are not what was pooled, it raises ``InputError``.
         """
         self._check_classes()
         if self.normalize or self.descriptor == "H":

@@ -1,19 +1,12 @@
 """Pooling of a map to a vector, plain and under masks."""
 
-from types import MappingProxyType
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 
 def masked_means(features: Tensor, masks: Tensor) -> Tensor:
-    """Return the means over the map of F ∘ A^k, (B, M, C), by one matrix product per image.
-
-    Args:
-        features: F, (B, C, h, w).
-        masks: A, (B, M, h, w).
-    """
+    """Return the means over the map of F ∘ A^k, (B, M, C), for F (B, C, h, w), A (B, M, h, w)."""
     places = features.shape[2] * features.shape[3]
     return masks.flatten(2) @ features.flatten(2).transpose(1, 2) / places
 
@@ -68,11 +61,7 @@ class StripePool(nn.Module):
         self.parts = parts
 
     def rows(self, height: int) -> list[slice]:
-        """Return the rows of each stripe in maps of this height.
-
-        Those of adaptive pooling: where ``parts`` does not divide the height, neighbors share
-        a row.
-        """
+        """Return each stripe's rows in maps of this height; neighbors may share a row."""
         parts = self.parts
         return [slice(i * height // parts, -(-(i + 1) * height // parts)) for i in range(parts)]
 
@@ -87,4 +76,4 @@ class StripePool(nn.Module):
         return torch.stack(means, dim=-1).flatten(2)
 
 
-POOLINGS = MappingProxyType({"avg": GlobalAveragePool, "gem": GeneralizedMeanPool})
+POOLINGS = {"avg": GlobalAveragePool, "gem": GeneralizedMeanPool}

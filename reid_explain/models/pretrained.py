@@ -46,11 +46,8 @@ class Card:
 def load_pretrained(name: str) -> EmbeddingNet:
     """Return a network shipped with this package, with its weights, in eval mode.
 
-    Args:
-        name: ``"synthetic"``, trained on ``SyntheticReID``.
-
-    Raises:
-        InputError: no such network, or a file of it is damaged.
+    ``"synthetic"`` is trained on ``SyntheticReID``. Another name and a damaged file raise
+    ``InputError``.
     """
     check_choice("name", name, sorted(path.stem for path in SHIPPED.glob("*.json")))
     return load_trained(SHIPPED / f"{name}.json")
@@ -71,8 +68,7 @@ def load_trained(card: str | Path) -> EmbeddingNet:
         raise InputError("card", f"{path} without {weights.name}", "weights beside the card")
     if (found := _sha256(weights)) != content.sha256:
         raise InputError("card", f"{weights} with sha256 {found}", f"sha256 {content.sha256}")
-    spec = InputSpec.from_json(content.input)
-    model = _build(content.architecture, path)
+    spec, model = InputSpec.from_json(content.input), _build(content.architecture, path)
     load_checkpoint(model, weights)
     model.input_spec = spec
     return model.eval()
@@ -95,8 +91,7 @@ def save_trained(
         dtype: of the stored matrices and kernels; vectors stay as they are.
         facts: further keys of ``Card``: recipe, training, results, epoch, notes.
     """
-    path = Path(card)
-    weights = path.with_suffix(".safetensors")
+    path, weights = Path(card), Path(card).with_suffix(".safetensors")
     state = {
         key: value.to("cpu", dtype if value.dim() > 1 else value.dtype).contiguous()
         for key, value in model.state_dict().items()
@@ -115,9 +110,8 @@ def _read(path: Path) -> Card:
     known = [field.name for field in fields(Card)]
     keys = {*content} if isinstance(content, dict) else set()
     if keys - {*known} or REQUIRED - keys:
-        unknown = ", ".join(sorted(keys - {*known})) or "none"
-        missing = ", ".join(sorted(REQUIRED - keys)) or "none"
-        got = f"{path} with unknown keys: {unknown}; missing: {missing}"
+        faults = (", ".join(sorted(some)) or "none" for some in (keys - {*known}, REQUIRED - keys))
+        got = f"{path} with unknown keys: {'; missing: '.join(faults)}"
         raise InputError("card", got, f"the keys {', '.join(known)}")
     return Card(**content)
 

@@ -12,8 +12,6 @@ from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pooling import POOLINGS
 from reid_explain.models.resnet import RESNETS, SETTINGS, ResNetBackbone
 
-NECKS = ("batch_norm", "none")
-
 
 class ReIDNet(EmbeddingNet):
     """ResNet, pooling, neck, linear classifier; by default the strong baseline (BoT).
@@ -49,12 +47,14 @@ class ReIDNet(EmbeddingNet):
     ) -> None:
         super().__init__()
         check_choice("pooling", pooling, tuple(POOLINGS))
-        check_choice("neck", neck, NECKS)
+        check_choice("neck", neck, ("batch_norm", "none"))
         check_at_least("num_classes", num_classes, 0)
         self.backbone = ResNetBackbone(backbone, **resnet)
         self.pool = POOLINGS[pooling]()
         self.channels = self.embedding_dim = self.backbone.out_channels
-        self.neck = nn.Identity() if neck == "none" else _without_bias(self.channels)
+        norm = nn.BatchNorm1d(self.channels)
+        norm.bias.requires_grad_(False)  # It stays 0.
+        self.neck = nn.Identity() if neck == "none" else norm
         if num_classes:
             self.classifier = nn.Linear(self.embedding_dim, num_classes, bias=neck == "none")
             nn.init.normal_(self.classifier.weight, std=0.001)
@@ -68,13 +68,6 @@ class SBS(ReIDNet):
     def __init__(self, backbone: str = "resnet50", num_classes: int = 0, **options: Any) -> None:
         stronger = {"pooling": "gem", "ibn": True, "non_local": True, "ceil_mode": True}
         super().__init__(backbone, num_classes, **{**stronger, **options})
-
-
-def _without_bias(channels: int) -> nn.BatchNorm1d:
-    """Return a batch norm whose bias stays 0."""
-    neck = nn.BatchNorm1d(channels)
-    neck.bias.requires_grad_(False)
-    return neck
 
 
 for _name in RESNETS:

@@ -1,9 +1,9 @@
 """Torchvision's ResNet up to its last map, with what re-identification adds to it."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +15,15 @@ from reid_explain.errors import InputError
 from reid_explain.models.state_dicts import load_state_dict, read_state_dict
 
 Block = type[BasicBlock] | type[Bottleneck]
-RESNETS: Mapping[str, tuple[Block, list[int]]] = MappingProxyType(
-    {
-        "resnet18": (BasicBlock, [2, 2, 2, 2]),
-        "resnet34": (BasicBlock, [3, 4, 6, 3]),
-        "resnet50": (Bottleneck, [3, 4, 6, 3]),
-        "resnet101": (Bottleneck, [3, 4, 23, 3]),
-    }
-)
-NON_LOCAL_BLOCKS: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
-    {"resnet50": (0, 2, 3, 0), "resnet101": (0, 2, 9, 0)}
-)
+RESNETS: Mapping[str, tuple[Block, list[int]]] = {
+    "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    "resnet34": (BasicBlock, [3, 4, 6, 3]),
+    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+    "resnet101": (Bottleneck, [3, 4, 23, 3]),
+}
+NON_LOCAL_BLOCKS = {"resnet50": (0, 2, 3, 0), "resnet101": (0, 2, 9, 0)}
 """Non-local blocks after the last blocks of each stage, as in fast-reid; others have none."""
 THIRD_PLANES, LAST_PLANES = 256, 512
-PADDINGS = ("zeros", "partial")
 SETTINGS = (
     *("num_classes", "backbone", "last_stride", "width", "ibn", "non_local"),
     *("ceil_mode", "stem_relu", "padding", "local"),
@@ -61,9 +56,6 @@ class NonLocal(nn.Module):
     Wang et al., "Non-local neural networks", CVPR 2018, equations 1, 4 (dot product) and 6.
     θ, φ and g have one channel, as fast-reid's have. A new block changes nothing: the norm of W
     starts at 0.
-
-    Args:
-        channels: C of the map.
     """
 
     def __init__(self, channels: int) -> None:
@@ -149,7 +141,7 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
     ) -> None:
         check_choice("backbone", name, tuple(RESNETS))
         check_choice("last_stride", last_stride, (1, 2))
-        check_choice("padding", padding, PADDINGS)
+        check_choice("padding", padding, ("zeros", "partial"))
         if not 1 / 64 <= width <= 16:
             raise InputError("width", width, "a factor from 1/64 to 16")
         # _make_layer runs inside ResNet.__init__ and reads these.
@@ -171,11 +163,16 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
                 stage = getattr(self, f"layer{number}")
                 setattr(self, f"layer{number}", _with_non_local(stage, count))
         if local:
-            _use_kernels_of_one(self.layer4)
+            _replace_convolutions(self.layer4, _of_single_cells)
         if padding == "partial":
-            _use_partial_padding(self)
+            _replace_convolutions(self, _with_partial_padding)
         if weights is not None:
-            self._load_imagenet(weights)
+            if isinstance(weights, WeightsEnum):
+                state: Mapping[str, Tensor] = weights.get_state_dict(check_hash=True)
+            else:
+                state = read_state_dict(weights)
+            body = {key: value for key, value in state.items() if not key.startswith("fc.")}
+            load_state_dict(self, body, str(weights))
 
     def stem(self, x: Tensor) -> Tensor:
         """Return the input of ``layer1``, (B, 64, H/4, W/4), for images (B, 3, H, W)."""
@@ -194,14 +191,6 @@ class ResNetBackbone(ResNet):  # type: ignore[misc]
         stage: nn.Sequential = super()._make_layer(block, planes, blocks, stride, dilate)
         return stage
 
-    def _load_imagenet(self, weights: WeightsEnum | str | Path) -> None:
-        if isinstance(weights, WeightsEnum):
-            state = dict(weights.get_state_dict(progress=True, check_hash=True))
-        else:
-            state = read_state_dict(weights)
-        body = {key: value for key, value in state.items() if not key.startswith("fc.")}
-        load_state_dict(self, body, str(weights))
-
 
 def _with_non_local(stage: nn.Sequential, count: int) -> nn.Sequential:
     """Return the stage with a non-local block after each of its last ``count`` blocks."""
@@ -215,29 +204,22 @@ def _with_non_local(stage: nn.Sequential, count: int) -> nn.Sequential:
     return nn.Sequential(parts)
 
 
-def _use_partial_padding(module: nn.Module) -> None:
-    """Make each padded convolution in ``module`` a ``PartialConv2d``."""
+def _replace_convolutions(module: nn.Module, replaced: Callable[[Any], nn.Conv2d]) -> None:
+    """Replace each convolution of more than single cells in ``module``."""
     for name, child in module.named_children():
-        _use_partial_padding(child)
-        if isinstance(child, nn.Conv2d) and any(child.padding):
-            partial = PartialConv2d(
-                child.in_channels,
-                child.out_channels,
-                child.kernel_size,  # type: ignore[arg-type]
-                child.stride,  # type: ignore[arg-type]
-                child.padding,  # type: ignore[arg-type]
-                bias=child.bias is not None,
-            )
-            partial.load_state_dict(child.state_dict())
-            setattr(module, name, partial)
-
-
-def _use_kernels_of_one(stage: nn.Module) -> None:
-    """Make each convolution of a stage one of single cells."""
-    for name, child in stage.named_children():
-        _use_kernels_of_one(child)
+        _replace_convolutions(child, replaced)
         if isinstance(child, nn.Conv2d) and child.kernel_size != (1, 1):
-            stride = child.stride[0]
-            conv = nn.Conv2d(child.in_channels, child.out_channels, 1, stride, bias=False)
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            setattr(stage, name, conv)
+            setattr(module, name, replaced(child))
+
+
+def _with_partial_padding(conv: Any) -> nn.Conv2d:
+    form = conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding
+    partial = PartialConv2d(*form, bias=conv.bias is not None)
+    partial.load_state_dict(conv.state_dict())
+    return partial
+
+
+def _of_single_cells(conv: Any) -> nn.Conv2d:
+    single = nn.Conv2d(conv.in_channels, conv.out_channels, 1, conv.stride, bias=False)
+    nn.init.kaiming_normal_(single.weight, mode="fan_out", nonlinearity="relu")
+    return single

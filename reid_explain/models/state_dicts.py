@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from reid_explain.errors import InputError
 
-NESTED_UNDER = ("state_dict", "model")
 MOST_NAMES = 6
 
 
@@ -26,7 +25,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError("path", path, "a checkpoint file that exists")
     content = _read(path)
-    for name in NESTED_UNDER:
+    for name in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
     if not isinstance(content, Mapping) or not all(
@@ -48,9 +47,8 @@ def load_state_dict(
 ) -> None:
     """Load ``state`` into ``model``; all of it or none. ``num_batches_tracked`` may be absent.
 
-    Raises:
-        InputError: names or shapes disagree; the message lists them, ``source``, the file's
-            ``names`` by the model's, and the ``hint``.
+    Names or shapes that disagree raise an error that lists them, ``source``, the file's ``names``
+    by the model's, and the ``hint``.
     """
     own = model.state_dict()
 

@@ -86,8 +86,7 @@ class TimmNet(EmbeddingNet):
     def trainable_stages(self) -> tuple[str, ...]:  # type: ignore[override]
         """The last modules that run one after the other and give F, at up to twice its height.
 
-        Raises:
-            InputError: F is tokens, or nothing that can be trained gives it alone.
+        ``InputError`` if F is tokens, or nothing that can be trained gives it alone.
         """
         got = f"a {type(self.net).__name__}{', which gives tokens' if self.gives_tokens else ''}"
         names: list[str] = []
@@ -106,8 +105,7 @@ class TimmNet(EmbeddingNet):
     def features(self, x: Tensor) -> Tensor:
         """Return F, (B, C, h, w) or tokens (B, T, C), of images (B, 3, H, W).
 
-        Raises:
-            InputError: a network of fixed size, and images of another.
+        A network of fixed size raises ``InputError`` for images of another.
         """
         height, width = self.input_spec.size
         if self.fixed_size and x.shape[2:] != (height, width):
@@ -137,7 +135,7 @@ class TimmNet(EmbeddingNet):
         return out
 
     def _head_of_mean(self, pooled: Tensor) -> Tensor:
-        """Return the head's output for means (B, C): those of a map of one place are its values."""
+        """Return the head's output for means (B, C): as for maps of one place."""
         return self._head(pooled[:, :, None, None])
 
     def _probe(self) -> Tensor:
@@ -175,10 +173,7 @@ def has_fixed_size(name: str) -> bool:
 
 
 def timm_layout(name: str, names: Iterable[str], *, classes: bool = True) -> Layout:
-    """Return how a file of a network of timm names its weights: as we do, or as timm does.
-
-    Without ``classes`` timm's classifier is left out.
-    """
+    """Return how a file of a network of timm names its weights, ``classes`` or not among them."""
     check_timm_name(name)
     if any(key.startswith("net.") for key in names):
         return LAYOUTS[OWN]

@@ -13,8 +13,7 @@ from lightly.models.utils import update_momentum
 from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor, nn
 
-from reid_explain.models.network import EmbeddingNet
-from reid_explain.models.pooled import PooledMap
+from reid_explain.models.network import EmbeddingNet, PooledMap
 
 PROJECTION = 256
 
