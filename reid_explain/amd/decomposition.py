@@ -61,9 +61,7 @@ def all_distances(query: Tensor, gallery: Tensor) -> Tensor:
 
 
 def contributions(distances: Tensor) -> Tensor:
-    """Return r^k = d^k / Σ d^k, in the shape (..., M) of the distances; each row sums to 1.
-
-    A row of zeros (identical images) contributes 1/M each.
+    """Return r^k = d^k / Σ d^k, (..., M) as the distances; 1/M each for a row of zeros.
 
     Example:
         >>> contributions(torch.tensor([[3.0, 1.0]]))

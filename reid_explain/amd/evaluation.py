@@ -17,13 +17,9 @@ from reid_explain.datasets.attributes import record_labels
 from reid_explain.datasets.records import Record, RecordDataset, ReIDDataset, Role
 from reid_explain.errors import InputError
 from reid_explain.metrics.attributes import disagreement, random_precision, ranked_precision
-from reid_explain.retrieval import (
-    Embedded,
-    average_precision,
-    cumulative_matches,
-    ranks_by_distance,
-    summarize,
-)
+from reid_explain.retrieval.embedded import Embedded
+from reid_explain.retrieval.gallery import ranks_by_distance
+from reid_explain.retrieval.scores import average_precision, cumulative_matches, summarize
 from reid_explain.statistics import Interval, bootstrap_mean, bootstrap_ratio
 
 COMPARED = 2**23
@@ -31,12 +27,10 @@ COMPARED = 2**23
 
 
 class DecomposedRecords(NamedTuple):
-    """N decomposed images, with what is known of them.
+    """N decomposed images: embeddings (N, D) with columns (N,), and ``parts`` f^k, (N, M, D).
 
-    ``embedded``: the model's embeddings (N, D), identities, cameras and roles (N,);
-    ``parts``: f^k, (N, M, D);
-    ``labels``: true attributes (N, M), 1 or 2, and 0 where unknown, as for distractors;
-    ``predicted``: the interpreter's prediction of them, (N, M).
+    ``labels`` are the true attributes (N, M), 1 or 2, and 0 where unknown, as for distractors;
+    ``predicted`` what the interpreter takes them for.
     """
 
     embedded: Embedded
@@ -70,8 +64,7 @@ def decompose_records(
 
     Args:
         interpreter: a trained ``AMDInterpreter``.
-        dataset: loads the images and knows the attributes, which are matched by name: those
-            that it does not label are unknown.
+        dataset: loads the images and labels attributes, matched by name; others are unknown.
         records: which images, in this order.
         batch_size: images per block.
         workers: processes that load images; 0 loads in this one.
@@ -172,30 +165,25 @@ def retrieval_results(
     d, reconstructed, predicted, oracle = distances
     ways = {"target": d, "reconstructed": reconstructed}
     ways |= {"reweighted": d + gamma * predicted, "oracle": d + gamma * oracle}
-    found = {w: ranks_by_distance(v, queries.embedded, images.embedded) for w, v in ways.items()}
-    summaries = {way: summarize(ranks) for way, ranks in found.items()}
-    per_query = {
-        way: {
-            "rank1": 100 * cumulative_matches(ranks, (1,))[:, 0],
-            "mAP": 100 * average_precision(ranks),
-        }
-        for way, ranks in found.items()
-    }
-    matched = ~per_query["target"]["mAP"].isnan()
-    people = queries.embedded.identities[matched]
-
-    def gain(way: str, name: str) -> dict[str, Any]:
-        difference = per_query[way][name] - per_query["target"][name]
-        return interval(bootstrap_mean(difference[matched], people))
-
-    return {
-        "retrieval": {
-            way: {**{f"rank{k}": rate for k, rate in part.cmc.items()}, "mAP": part.mean_ap}
-            for way, part in summaries.items()
-        },
-        "gain": {w: {k: gain(w, k) for k in ("rank1", "mAP")} for w in ways if w != "target"},
-        "per_query": {w: {k: numbers(v) for k, v in part.items()} for w, part in per_query.items()},
-    }
+    results: dict[str, Any] = {"retrieval": {}, "gain": {}, "per_query": {}}
+    target: dict[str, Tensor] = {}
+    for way, values in ways.items():
+        ranks = ranks_by_distance(values, queries.embedded, images.embedded)
+        summary = summarize(ranks)
+        rates = {f"rank{k}": rate for k, rate in summary.cmc.items()}
+        results["retrieval"][way] = {**rates, "mAP": summary.mean_ap}
+        hits, precision = cumulative_matches(ranks, (1,))[:, 0], average_precision(ranks)
+        each = {"rank1": 100 * hits, "mAP": 100 * precision}
+        results["per_query"][way] = {name: numbers(part) for name, part in each.items()}
+        if target:
+            matched = ~precision.isnan()
+            people = queries.embedded.identities[matched]
+            results["gain"][way] = {
+                name: interval(bootstrap_mean((part - target[name])[matched], people))
+                for name, part in each.items()
+            }
+        target = target or each
+    return results
 
 
 def interval(found: Interval) -> dict[str, Any]:
@@ -279,8 +267,6 @@ def floors(
 
 def balanced_accuracy(predicted: Tensor, labels: Tensor) -> Tensor:
     """Return the mean recall of the two labels, in percent, (M,); NaN where one does not occur."""
-    recalls = [
-        ((predicted == value) & (labels == value)).sum(0) / (labels == value).sum(0).double()
-        for value in (1, 2)
-    ]
-    return 100 * torch.stack(recalls).mean(0)
+    truths = torch.stack([labels == value for value in (1, 2)])
+    found = truths & (predicted == labels)
+    return 100 * (found.sum(1) / truths.sum(1).double()).mean(0)

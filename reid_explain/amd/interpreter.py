@@ -199,10 +199,8 @@ class AMDInterpreter(base.Explainer):
     def predict(self, parts: Tensor) -> Tensor:
         """Return the attributes of images, 1 or 2, (B, M), from their ``parts`` (B, M, D).
 
-        Each is the label whose mean f^k over the training images is the nearer one.
-
-        Raises:
-            InputError: The interpreter is not trained.
+        Each is the label whose mean f^k over the training images is the nearer one; an
+        interpreter that is not trained raises ``InputError``.
         """
         prototypes = self.network.prototypes
         if prototypes.isnan().any():
@@ -211,16 +209,11 @@ class AMDInterpreter(base.Explainer):
         return distances.argmin(dim=1) + 1
 
     def index(self, attribute: str | int) -> int:
-        """Return the index of an attribute among the M, by name or index.
-
-        Raises:
-            InputError: There is no such attribute.
-        """
-        choices = [
-            *(self.attributes if isinstance(attribute, str) else range(len(self.attributes)))
-        ]
+        """Return the index of an attribute among the M; ``InputError`` if there is none such."""
+        names: Any = self.attributes
+        choices = names if isinstance(attribute, str) else range(len(names))
         check_choice("attribute", attribute, choices)
-        return choices.index(attribute)
+        return int(choices.index(attribute))
 
     def to(self, *args: Any, **kwargs: Any) -> "AMDInterpreter":
         """Move the model and the network as ``torch.nn.Module.to`` does."""
@@ -231,12 +224,8 @@ class AMDInterpreter(base.Explainer):
     def save(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write the interpreter without its model as one safetensors file; ``load`` reads it.
 
-        Args:
-            path: The file.
-            dtype: Of the stored matrices and kernels; vectors and prototypes stay as they are.
-
-        Raises:
-            InputError: The file cannot be written.
+        Matrices and kernels are stored in ``dtype``; vectors and prototypes stay as they are. A
+        file that cannot be written raises ``InputError``.
         """
         state = {FINGERPRINT: self.network.fingerprint}
         for key, value in self.network.state_dict().items():
@@ -269,11 +258,8 @@ class AMDInterpreter(base.Explainer):
     def from_pretrained(cls, name: str = "synthetic") -> "AMDInterpreter":
         """Return an interpreter that is shipped with this package, with its model.
 
-        Args:
-            name: ``"synthetic"``, for the model of ``load_pretrained("synthetic")``.
-
-        Raises:
-            InputError: No such interpreter, or a file of it is damaged.
+        ``"synthetic"`` is that of ``load_pretrained("synthetic")``. Another name and a damaged
+        file raise ``InputError``.
         """
         check_choice("name", name, sorted(path.stem for path in SHIPPED.glob("*.safetensors")))
         return cls.load(SHIPPED / f"{name}.safetensors", load_pretrained(name))
@@ -284,12 +270,8 @@ class AMDInterpreter(base.Explainer):
     ) -> "AMDInterpreter":
         """Return the interpreter of a benchmark's target, which has ``model`` and ``spec``.
 
-        Args:
-            target: The model and its images.
-            interpreter: A file of :meth:`save`; without one, the model has to be the shipped one.
-
-        Raises:
-            InputError: No interpreter, or one for another model or other images.
+        ``interpreter`` is a file of :meth:`save`; without one, the model has to be the shipped
+        one. One for another model or other images raises ``InputError``.
         """
         try:
             found = cls.load(interpreter or SHIPPED / "synthetic.safetensors", target.model)

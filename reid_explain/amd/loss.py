@@ -89,20 +89,17 @@ class AMDLoss:
     def __init__(
         self, distillation: float = 1.0, alpha: float = 10.0, beta: float = 50.0, nu: float = 0.5
     ) -> None:
-        for name, value in (("distillation", distillation), ("alpha", alpha), ("beta", beta)):
-            if not value >= 0:
-                raise InputError(name, value, "a weight of at least 0")
+        self.distillation, self.alpha, self.beta, self.nu = distillation, alpha, beta, nu
+        for name in ("distillation", "alpha", "beta"):
+            if not getattr(self, name) >= 0:
+                raise InputError(name, getattr(self, name), "a weight of at least 0")
         if not 0 < nu < 1:
             raise InputError("nu", nu, "a number between 0 and 1")
-        self.distillation, self.alpha, self.beta, self.nu = distillation, alpha, beta, nu
 
     def __call__(self, distances: Tensor, target: Tensor, labels: PairLabels) -> dict[str, Tensor]:
         """Return the weighted terms by name, means over P pairs; the loss is their sum.
 
-        Args:
-            distances: d^k, (P, M).
-            target: d, (P,).
-            labels: of the pairs.
+        ``distances`` are d^k, (P, M), and ``target`` d, (P,).
         """
         distances, target = at_least_float32(distances), at_least_float32(target)
         shares = contributions(distances)

@@ -13,9 +13,6 @@ from reid_explain.capture import evaluation
 from reid_explain.checks import at_least_float32, check_at_least, check_embeddings, describe
 from reid_explain.errors import InputError
 
-TAU = 0.5
-REDUCTION = 8
-
 
 class Decomposed(NamedTuple):
     """B images decomposed into M attributes, in at least float32.
@@ -29,7 +26,7 @@ class Decomposed(NamedTuple):
     maps: Tensor
 
 
-def pepu(x: Tensor, kappa: float, tau: float = TAU) -> Tensor:
+def pepu(x: Tensor, kappa: float, tau: float = 0.5) -> Tensor:
     r"""Return the Positive Exponential Power Unit of ``x``, in its shape (AMD, equation 2).
 
     .. math:: \delta(x) = \begin{cases} \kappa (x + 1)^\tau & x > 0 \\
@@ -52,20 +49,14 @@ def pepu(x: Tensor, kappa: float, tau: float = TAU) -> Tensor:
 class AttributeHead(nn.Module):
     """The attribute decomposition head: 3x3 convolution, 1x1 convolution, PePU with κ = 1/M.
 
-    Nothing stands between the two convolutions, as in the authors' released code.
-
-    Args:
-        channels: C of the last map.
-        attributes: M.
-        hidden: channels between the convolutions; C/8 by default, as in the paper.
-
-    Raises:
-        InputError: a number below 1.
+    Nothing stands between the two convolutions, as in the authors' released code. Of C
+    ``channels`` it makes M ``attributes``, with ``hidden`` channels between the convolutions, C/8
+    by default as in the paper; a number below 1 raises ``InputError``.
     """
 
     def __init__(self, channels: int, attributes: int, hidden: int | None = None) -> None:
         super().__init__()
-        hidden = max(channels // REDUCTION, 1) if hidden is None else hidden
+        hidden = max(channels // 8, 1) if hidden is None else hidden
         for name, value in (("channels", channels), ("attributes", attributes), ("hidden", hidden)):
             check_at_least(name, value, 1)
         self.kappa = 1 / attributes

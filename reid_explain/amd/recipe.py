@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from reid_explain.checks import check_at_least
 from reid_explain.training.schedule import learning_rate_factor
 
-WARMUP_START = 0.01
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -53,5 +51,5 @@ class Recipe:
 
     def learning_rate_at(self, epoch: float) -> float:
         """Return the learning rate at a (fractional) epoch."""
-        schedule = (epoch, self.epochs, self.warmup_epochs, "cosine", WARMUP_START)
-        return self.learning_rate * learning_rate_factor(*schedule)
+        factor = learning_rate_factor(epoch, self.epochs, self.warmup_epochs, "cosine", start=0.01)
+        return self.learning_rate * factor

@@ -26,8 +26,8 @@ def check_stages(model: Any, stages: Sequence[str] | None) -> tuple[str, ...]:
     """Return the names of the stages to train, those that ``model`` names by default."""
     names = tuple(getattr(model, "trainable_stages", ()) if stages is None else stages)
     if not names:
-        found = "none" if stages is not None else f"none for a {type(model).__name__}"
-        raise InputError("stages", found, "dotted names of its last stages")
+        whose = f" for a {type(model).__name__}" if stages is None else ""
+        raise InputError("stages", f"none{whose}", "dotted names of its last stages")
     return names
 
 
@@ -76,10 +76,8 @@ def probe_images(image_size: tuple[int, int], like: Tensor) -> Tensor:
     height, width = image_size
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     phase = torch.arange(6, dtype=torch.float64).view(2, 3, 1, 1)
-    waves = [
-        torch.sin((rows * (1 + phase) + columns * (2 + phase)) / scale + phase)
-        for scale in (2.0, 8.0, 32.0, 128.0)
-    ]
+    slope = rows * (1 + phase) + columns * (2 + phase)
+    waves = [torch.sin(slope / scale + phase) for scale in (2.0, 8.0, 32.0, 128.0)]
     return torch.stack(waves).mean(0).to(like)
 
 

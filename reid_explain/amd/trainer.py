@@ -30,7 +30,7 @@ BATCH = 64
 
 
 class PairStep(nn.Module):
-    """Map images (B, 3, H, W) and their labels (B, M) to the loss terms of all pairs, by name."""
+    """Images and their labels to the loss terms of all pairs, by name."""
 
     def __init__(self, network: AMDNetwork, loss: AMDLoss) -> None:
         super().__init__()
@@ -38,15 +38,12 @@ class PairStep(nn.Module):
         self.loss = loss
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the loss terms."""
+        """Compare images (B, 3, H, W), with labels (B, M): 1 or 2, and 0 where unknown."""
         return pair_terms(self.network(images), labels, self.loss)
 
 
 def pair_terms(decomposed: Decomposed, labels: Tensor, loss: AMDLoss) -> dict[str, Tensor]:
-    """Return the loss terms over all pairs i < j of B images; same-identity pairs included.
-
-    ``labels``, (B, M), are 1 or 2, and 0 where unknown.
-    """
+    """Return the loss terms over all pairs i < j of B images; same-identity pairs included."""
     first, second = torch.triu_indices(len(labels), len(labels), 1, device=labels.device)
     with torch.autocast(labels.device.type, enabled=False):
         parts = decomposed.parts.transpose(0, 1).contiguous()
@@ -93,11 +90,10 @@ def train_interpreter(
     folder.mkdir(parents=True, exist_ok=True)
 
     def loader(part: Part, name: str, augment: Any) -> DataLoader[tuple[Tensor, Tensor]]:
-        main, path = accelerator.is_main_process, folder / name
+        wanted = dataset, part.records, spec, folder / name
+        loading: Any = {"workers": workers, "show_progress": accelerator.is_main_process}
         with accelerator.local_main_process_first():
-            pixels = cached_pixels(
-                dataset, part.records, spec, path, workers=workers, show_progress=main
-            )
+            pixels = cached_pixels(*wanted, **loading)
         images = TrainingImages(pixels, part.labels.unbind(), recipe.seed, augment)
         keep: Any = {"num_workers": workers, "persistent_workers": workers > 0}
         return DataLoader(images, batch_sampler=part.batches, **keep)
@@ -151,11 +147,7 @@ def training_parts(
     process: int = 0,
     processes: int = 1,
 ) -> tuple[Part, Part | None]:
-    """Return one process's share of the training images, and the held-out ones if there are some.
-
-    Raises:
-        InputError: as of ``train_interpreter``.
-    """
+    """Return one process's share of the training images, and the held-out ones if there are any."""
     recipe.check()
     identities = sorted({record.identity for record in dataset.train})
     count, most = recipe.validation_identities, len(identities) - recipe.identities

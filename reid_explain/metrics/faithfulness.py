@@ -23,8 +23,6 @@ from reid_explain.vectors import cosine
 
 Forward = Callable[[Tensor], Tensor]
 
-TIE_SEED = 0
-
 
 def explanation_mask(
     maps: Tensor, high: float = 0.6, low: float = 0.3, kept: float = 0.9
@@ -74,7 +72,7 @@ def pixel_ranks(maps: Tensor) -> Tensor:
     """
     maps = check_maps("maps", maps)
     values = maps.flatten(1)
-    generator = torch.Generator().manual_seed(TIE_SEED)
+    generator = torch.Generator().manual_seed(0)
     order = torch.randperm(values.shape[1], generator=generator).to(values.device)
     highest_first = order[values[:, order].argsort(dim=1, descending=True, stable=True)]
     places = torch.arange(values.shape[1], device=values.device).expand_as(highest_first)
@@ -84,14 +82,12 @@ def pixel_ranks(maps: Tensor) -> Tensor:
 def random_phase_maps(maps: Tensor, seeds: Sequence[int]) -> Tensor:
     """Return a random map (B, 1, h, w) of the same smoothness as each map (B, 1, h, w).
 
-    It is the random-phase surrogate: the amplitude of every spatial frequency is the map's own
-    and its phase is random, so mean, variance and circular autocorrelation are the map's. Take it
-    at the layer's resolution and upsample it as the map itself. A constant map stays as it is.
+    The random-phase surrogate: the amplitude of every spatial frequency is the map's own and its
+    phase is random, so mean, variance and circular autocorrelation are the map's. Take it at the
+    layer's resolution and upsample it as the map itself. A constant map stays as it is.
 
-    Args:
-        maps: (B, 1, h, w).
-        seeds: B of them, such as the query's number. The phases depend on it and the size alone,
-            so that maps of several methods meet the same chance.
+    ``seeds`` are B numbers, such as the queries'. The phases depend on them and the size alone,
+    so that maps of several methods meet the same chance.
 
     Source: Theiler et al., Testing for nonlinearity in time series: the method of surrogate
     data, Physica D 1992.
@@ -117,10 +113,8 @@ def random_phase_maps(maps: Tensor, seeds: Sequence[int]) -> Tensor:
 def composite(images: Tensor, masks: Tensor, fill: Tensor) -> Tensor:
     """Return E = X∘M + B∘(1 − M), exactly X where M is 1 and exactly B where it is 0.
 
-    Args:
-        images: X, (B, C, H, W).
-        masks: M, (B, 1, H, W), bool or in [0, 1].
-        fill: B, (B, C, H, W), one of ``reid_explain.fills.FILLS``.
+    X and the ``fill`` B, one of ``reid_explain.fills.FILLS``, are (B, C, H, W); M is (B, 1, H, W),
+    bool or in [0, 1].
 
     Example:
         >>> image = torch.tensor([[[[4.0, 6.0]]]])
@@ -136,8 +130,7 @@ def _check_fit(images: Tensor, argument: str, masks: Tensor, fill: Tensor) -> Te
     images = checks.check_images("images", images)
     if fill.shape != images.shape:
         raise InputError("fill", describe(fill), f"the shape of images, {tuple(images.shape)}")
-    expected = (len(images), 1, *images.shape[2:])
-    if masks.shape != expected:
+    if masks.shape != (expected := (len(images), 1, *images.shape[2:])):
         raise InputError(argument, describe(masks), f"one for each image, {expected}")
     return images
 
@@ -157,19 +150,14 @@ def drop(original: Tensor, explained: Tensor, baseline: Tensor) -> Tensor:
 
     .. math:: \frac{\max(0, o - e)}{o - b}
 
-    AS Drop with ``Gallery.match_similarity`` (FAM, equation 15), AP Drop with
+    for o (Q,) of the images, e (Q,) of the masked images, or (Q, F) of several masks, and b (Q,)
+    of the fill alone. AS Drop with ``Gallery.match_similarity`` (FAM, equation 15), AP Drop with
     ``average_precision`` (16). Under the F masks of ``top_area_masks`` the mean of a row is the
     area-matched drop.
 
-    Args:
-        original: o, (Q,), of the images.
-        explained: e, (Q,) of the masked images, or (Q, F) of several masks.
-        baseline: b, (Q,), of the fill alone.
-
     Returns:
-        Shares from 0, of the shape of ``explained``; above 1 where the masked image is worse
-        than the fill. NaN where :math:`o - b \le 0` (the fill does no harm, so there is nothing
-        to lose) and where a score is NaN (no match).
+        Shares from 0, of the shape of e; above 1 where the masked image is worse than the fill.
+        NaN where :math:`o - b \le 0` (nothing to lose) and where a score is NaN (no match).
 
     Example:
         >>> image, masked = torch.tensor([0.8, 0.8]), torch.tensor([0.6, 0.9])

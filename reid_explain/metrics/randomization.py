@@ -22,7 +22,6 @@ from reid_explain.errors import InputError
 
 Forward = Callable[[Tensor], Any]
 
-UNTRAINED_SCALE = 0.02
 UNIFORM = (_ConvNd, nn.Linear)
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 PROJECTIONS = ("in_proj_weight", "in_proj_bias", "q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -34,9 +33,9 @@ def cascading_randomization(
 ) -> Generator[str, None, None]:
     """Randomize the layers of ``model`` one after another, from the last that runs to the first.
 
-    Explainers of ``model`` need not be built anew. When the iterator ends, is closed or is
-    dropped, every parameter and buffer is what it was; an iterator that is kept in a variable
-    belongs in ``contextlib.closing``. The global random state is not touched.
+    When the iterator ends, is closed or is dropped, every parameter and buffer is what it was; an
+    iterator that is kept in a variable belongs in ``contextlib.closing``. Explainers of ``model``
+    need not be built anew, and the global random state is not touched.
 
     Args:
         model: randomized in place.
@@ -200,4 +199,4 @@ def _initial(module: nn.Module, own: str, parameter: Tensor, generator: torch.Ge
     scale = float(parameter.double().square().mean().sqrt())
     if parameter.numel() == 1 and scale > 0:
         return parameter.cpu() * 2 ** values.uniform_(-1, 1, generator=generator)
-    return values.normal_(0, scale or UNTRAINED_SCALE, generator=generator)
+    return values.normal_(0, scale or 0.02, generator=generator)

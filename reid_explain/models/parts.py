@@ -37,7 +37,10 @@ class PartNet(EmbeddingNet):
         return self.vectors(pooled)
 
     def part(self, x: Tensor, index: int) -> Tensor:
-        """Return the vector of one part at its own length, (B, d), of images (B, 3, H, W)."""
+        """Return the vector of one part at its own length, (B, d), of images (B, 3, H, W).
+
+        Another index raises ``InputError``.
+        """
         check_choice("index", index, range(len(self.part_names)))
         return self.vectors(self.pool(self.features(x)))[:, index]
 

@@ -108,8 +108,7 @@ def embed_records(
     pin = device.type == "cuda"
     images_of = RecordDataset(dataset, records, spec)
     loader = DataLoader(images_of, batch_size, num_workers=workers, pin_memory=pin)
-    memory_format = None
-    rows = []
+    memory_format, rows = None, []
     with torch.no_grad(), autocast(device, autocast_dtype):
         for images, _, _ in tqdm(loader, desc="embed", unit="batch", disable=not show_progress):
             images = images.to(device, non_blocking=True)

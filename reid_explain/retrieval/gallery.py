@@ -16,7 +16,6 @@ METRICS = ("cosine", "euclidean")
 STEPS = 2.0**34
 QUERY_BLOCK = 256
 LARGEST_BLOCK = 2**18  # A score and a place in a block share the 53 bits of a float64.
-TINY = torch.finfo(torch.float64).tiny
 
 
 class RetrievalScores(NamedTuple):
@@ -71,9 +70,7 @@ class Gallery:
         check_choice("metric", metric, METRICS)
         if not 1 <= block <= LARGEST_BLOCK:
             raise InputError("block", block, f"1 to {LARGEST_BLOCK}")
-        self.metric = metric
-        self.device = torch.device(device)
-        self.block = block
+        self.metric, self.device, self.block = metric, torch.device(device), block
         self.width = embedded.embeddings.shape[-1]
         self._check("gallery", embedded)
         embedded = embedded.to(self.device)
@@ -159,7 +156,10 @@ class Gallery:
             for group in groups:
                 inside = (group.junk >= start) & (group.junk < start + width)
                 keys[group.rows, group.junk[inside] - start] = -torch.inf
-            keys = _sorted(keys)
+            if keys.device.type == "cpu":
+                keys.numpy().sort(axis=1)  # In place, vectorized.
+            else:
+                keys = keys.sort(dim=1).values
             for group, scores, counts in zip(groups, own, nearer, strict=True):
                 thresholds = scores * self.block - (group.matches - start).clamp(0, width)
                 counts += width - torch.searchsorted(keys[group.rows], thresholds, right=True)
@@ -170,7 +170,8 @@ class Gallery:
         gallery = self._embedded.embeddings[rows]
         if self.metric == "cosine":
             return torch.mm(queries * STEPS, gallery.T).round_()
-        steps = STEPS / (queries.norm(dim=1) + self._reach).square().clamp_min(TINY)
+        spans = (queries.norm(dim=1) + self._reach).square()
+        steps = STEPS / spans.clamp_min(torch.finfo(torch.float64).tiny)
         products = torch.mm(queries * (2 * steps[:, None]), gallery.T)
         return products.addr_(steps, self._squares[rows], alpha=-1).round_()
 
@@ -197,14 +198,6 @@ class Gallery:
             check_finite(argument, rows)
         if self.metric == "cosine":
             check_nonzero(argument, embedded.embeddings)
-
-
-def _sorted(keys: Tensor) -> Tensor:
-    """Return each row in ascending order; in place on a CPU, by NumPy's vectorized sort."""
-    if keys.device.type != "cpu":
-        return keys.sort(dim=1).values
-    keys.numpy().sort(axis=1)
-    return keys
 
 
 def ranks_by_distance(distances: Tensor, query: Embedded, gallery: Embedded) -> list[Tensor]:

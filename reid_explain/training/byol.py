@@ -36,11 +36,9 @@ class BYOL(nn.Module):
 
     def __init__(self, model: EmbeddingNet, steps: int, momentum: float, hidden: int) -> None:
         super().__init__()
-        self.steps = steps
-        self.momentum = momentum
-        self.online = nn.Sequential(
-            PooledMap(model), BYOLProjectionHead(model.channels, hidden, PROJECTION)
-        )
+        self.steps, self.momentum = steps, momentum
+        projector = BYOLProjectionHead(model.channels, hidden, PROJECTION)
+        self.online = nn.Sequential(PooledMap(model), projector)
         self.predictor = BYOLPredictionHead(PROJECTION, hidden, PROJECTION)
         self.target = deepcopy(self.online).requires_grad_(False)
         self.loss = NegativeCosineSimilarity()
@@ -60,8 +58,8 @@ class BYOL(nn.Module):
         with torch.no_grad():
             targets = [self.target(view) for view in pairs]
         with torch.autocast(views.device.type, enabled=False):
-            first = self.loss(predicted[0].float(), targets[1].float())
-            second = self.loss(predicted[1].float(), targets[0].float())
+            crossed = zip(predicted, reversed(targets), strict=True)
+            first, second = (self.loss(one.float(), other.float()) for one, other in crossed)
         return {"byol": (first + second) / 2}
 
     @torch.no_grad()

@@ -68,22 +68,13 @@ def to_input(spec: InputSpec) -> v2.Compose:
 def augmentation(spec: InputSpec, erasing: float = 0.5) -> v2.Transform:
     """Return the augmentation of Luo et al. 2019, from uint8 images to the model's input.
 
-    Flip, padding by 10 and crop, normalization, random erasing with the mean color (Zhong et al.,
-    AAAI 2020).
-
-    Args:
-        spec: what the model takes.
-        erasing: probability of random erasing.
+    Flip, padding by 10 and crop, normalization, random ``erasing``, of this probability, with the
+    mean color (Zhong et al., AAAI 2020).
     """
+    crop = v2.RandomCrop(list(spec.size), padding=10)
     erase = v2.RandomErasing(erasing, scale=(0.02, 0.4), ratio=(0.3, 3.33), value=0.0)
-    return v2.Compose(
-        [
-            v2.RandomHorizontalFlip(0.5),
-            v2.RandomCrop(list(spec.size), padding=10),
-            to_input(spec),
-            *([erase] if erasing else []),
-        ]
-    )
+    steps = [v2.RandomHorizontalFlip(0.5), crop, to_input(spec)]
+    return v2.Compose([*steps, erase] if erasing else steps)
 
 
 def cached_pixels(
@@ -131,9 +122,8 @@ def _is_current(path: Path, images: _Resized) -> bool:
     except (OSError, ValueError, EOFError):  # Absent or damaged.
         return False
     last = len(images) - 1
-    return pixels.shape == (len(images), 3, *images.spec.size) and all(
-        np.array_equal(pixels[index], images[index]) for index in (0, last // 2, last)
-    )
+    same = (np.array_equal(pixels[index], images[index]) for index in (0, last // 2, last))
+    return pixels.shape == (len(images), 3, *images.spec.size) and all(same)
 
 
 def _write(path: Path, images: _Resized, workers: int, show_progress: bool) -> None:

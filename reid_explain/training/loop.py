@@ -90,8 +90,7 @@ class TrainingLoop:
     def fit(self) -> None:
         """Train the remaining epochs."""
         while self.completed_epochs < self.epochs and not self._should_stop():
-            epoch = self.completed_epochs
-            started = time.perf_counter()
+            epoch, started = self.completed_epochs, time.perf_counter()
             set_seed(self.seed + epoch)
             row = {"epoch": epoch + 1, **self._train_epoch(epoch)}
             if self.validate is not None:
@@ -103,23 +102,20 @@ class TrainingLoop:
             self._save()
 
     def _should_stop(self) -> bool:
-        if self.patience is None or not self.log:
-            return False
-        return self.completed_epochs - 1 - self.best_epoch >= self.patience
+        patience = float("inf") if self.patience is None else self.patience
+        return bool(self.log) and self.completed_epochs - 1 - self.best_epoch >= patience
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self.step.train()
         self.loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
         count = len(self.loader)
         sums: dict[str, Tensor] = {}
-        bar = tqdm(
-            self.loader,
-            desc=f"epoch {epoch + 1}/{self.epochs}",
-            unit="batch",
-            disable=not self.accelerator.is_main_process,
-        )
+        name, hidden = f"epoch {epoch + 1}/{self.epochs}", not self.accelerator.is_main_process
+        bar = tqdm(self.loader, desc=name, unit="batch", disable=hidden)
         for number, (images, labels) in enumerate(bar):
-            rate = self._set_learning_rate(epoch + number / count)
+            rate = self.learning_rate(epoch + number / count)
+            for group in self.optimizers[0].param_groups:
+                group["lr"] = rate
             terms = self._train_batch(images, labels)
             for name, value in terms.items():
                 sums[name] = sums[name] + value if name in sums else value
@@ -127,8 +123,7 @@ class TrainingLoop:
                 bar.set_postfix({name: f"{float(value):.3f}" for name, value in terms.items()})
         totals = torch.stack(list(sums.values())) / count
         means = self.accelerator.reduce(totals, "mean").tolist()
-        named = dict(zip(sums, means, strict=True))
-        return {"loss": sum(means), **named, "learning_rate": rate}
+        return {"loss": sum(means), **dict(zip(sums, means, strict=True)), "learning_rate": rate}
 
     def _train_batch(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         device = self.accelerator.device
@@ -140,12 +135,6 @@ class TrainingLoop:
         for optimizer in self.optimizers:
             optimizer.step()
         return {name: value.detach() for name, value in terms.items()}
-
-    def _set_learning_rate(self, epoch: float) -> float:
-        rate = self.learning_rate(epoch)
-        for group in self.optimizers[0].param_groups:
-            group["lr"] = rate
-        return rate
 
     def _save(self) -> None:
         """Write the state after the last epoch; the log that counts it makes it valid."""

@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from reid_explain.checks import check_choice
 
-METRIC_LOSSES = ("triplet", "soft-triplet", "circle")
-
 
 class ReIDLoss(nn.Module):
     """Identity loss, metric loss and, optionally, center loss.
@@ -33,10 +31,8 @@ class ReIDLoss(nn.Module):
         self, metric: str = "triplet", smoothing: float = 0.1, centers: "CenterLoss | None" = None
     ) -> None:
         super().__init__()
-        check_choice("metric", metric, METRIC_LOSSES)
-        self.metric = metric
-        self.smoothing = smoothing
-        self.centers = centers
+        check_choice("metric", metric, ("triplet", "soft-triplet", "circle"))
+        self.metric, self.smoothing, self.centers = metric, smoothing, centers
         if metric == "circle":
             self.pairs = CircleLoss(m=0.25, gamma=128, reducer=MeanReducer())
         else:
@@ -50,20 +46,13 @@ class ReIDLoss(nn.Module):
     def forward(self, pooled: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the weighted terms by name; the loss is their sum.
 
-        Args:
-            pooled: (B, D) pooled maps, before the neck.
-            logits: (B, classes).
-            labels: (B,) classes.
+        Of pooled maps (B, D), before the neck, logits (B, classes) and classes (B,).
         """
         with torch.autocast(pooled.device.type, enabled=False):
             pooled, logits = pooled.float(), logits.float()
             mined = self.miner(pooled, labels) if self.metric != "circle" else None
-            terms = {
-                "identity": functional.cross_entropy(
-                    logits, labels, label_smoothing=self.smoothing
-                ),
-                self.metric: self.pairs(pooled, labels, mined),
-            }
+            identity = functional.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+            terms = {"identity": identity, self.metric: self.pairs(pooled, labels, mined)}
             if self.centers is not None:
                 terms["center"] = self.centers(pooled, labels)
         return terms
@@ -72,10 +61,8 @@ class ReIDLoss(nn.Module):
 class CenterLoss(nn.Module):
     """Center loss (Wen et al., ECCV 2016, equation 2): weight · ½ mean_i ‖x_i − c_{y_i}‖².
 
-    Args:
-        classes: number of centers.
-        width: D of the pooled maps.
-        weight: Luo et al. use 0.0005.
+    It has a center, of the ``width`` D of the pooled maps, for each of ``classes``; the weight is
+    that of Luo et al.
     """
 
     def __init__(self, classes: int, width: int, weight: float = 0.0005) -> None:

@@ -88,14 +88,12 @@ class IdentityBatches(SharedBatches):
         self.indices: dict[int, list[int]] = {}
         for index, label in enumerate(labels):
             self.indices.setdefault(int(label), []).append(index)
-        if len(self.indices) < identities:
-            expected = f"at least {identities} per batch"
-            raise InputError("labels", f"{len(self.indices)} identities", expected)
+        if (count := len(self.indices)) < identities:
+            raise InputError("labels", f"{count} identities", f"at least {identities} per batch")
         if identities % processes:
             raise InputError("identities", identities, f"a multiple of {processes} processes")
         super().__init__(images, identities * instances, seed, process, processes)
-        self.identities = identities
-        self.instances = instances
+        self.identities, self.instances = identities, instances
 
     def _draw_epoch(self) -> Sequence[int]:
         # The legacy generator: the numbers of pytorch-metric-learning's MPerClassSampler.

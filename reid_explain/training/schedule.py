@@ -4,10 +4,7 @@ import math
 
 from reid_explain.checks import check_choice
 
-SCHEDULES = ("step", "cosine")
-STEP_FACTOR = 0.1
-# Luo et al. 2019: epochs 40 and 70 of 120.
-STEP_AT = (40 / 120, 70 / 120)
+STEP_AT = (40 / 120, 70 / 120)  # Luo et al. 2019
 
 
 def learning_rate_factor(
@@ -17,13 +14,11 @@ def learning_rate_factor(
 
     From ``start`` to 1 over ``warmup`` epochs; then ``"step"``: times 0.1 at 1/3 and 7/12 of the
     run, or ``"cosine"``: ½(1 + cos πt), t from 0 at the end of the warm-up to 1 at the end.
-
-    Raises:
-        InputError: another schedule.
+    Another raises ``InputError``.
     """
-    check_choice("schedule", schedule, SCHEDULES)
+    check_choice("schedule", schedule, ("step", "cosine"))
     if epoch < warmup:
         return start + (1 - start) * epoch / warmup
     if schedule == "step":
-        return STEP_FACTOR ** sum(epoch >= at * epochs for at in STEP_AT)
+        return 0.1 ** sum(epoch >= at * epochs for at in STEP_AT)
     return (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup))) / 2

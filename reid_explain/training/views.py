@@ -10,9 +10,6 @@ from reid_explain.training.images import to_input
 
 SMALLEST_CROP = 0.08
 """BYOL's, a share of the image's area."""
-STANDARD_HEIGHT = 224
-"""Image height at which BYOL blurs with a standard deviation of up to ``LARGEST_SIGMA`` pixels."""
-LARGEST_SIGMA = 2.0
 
 
 class TwoViews(nn.Module):
@@ -50,7 +47,7 @@ def view(spec: InputSpec, smallest_crop: float, *, blur: float, solarize: float)
     """
     height, width = spec.size
     ratio = (width / height * 3 / 4, width / height * 4 / 3)
-    sigma = LARGEST_SIGMA * height / STANDARD_HEIGHT
+    sigma = 2.0 * height / 224  # BYOL blurs with up to 2 pixels at a height of 224.
     return v2.Compose(
         [
             v2.RandomResizedCrop([height, width], scale=(smallest_crop, 1.0), ratio=ratio),
