@@ -210,8 +210,8 @@ class AMDInterpreter(base.Explainer):
 
     def index(self, attribute: str | int) -> int:
         """Return the index of an attribute among the M; ``InputError`` if there is none such."""
-        names: Any = self.attributes
-        choices = names if isinstance(attribute, str) else range(len(names))
+        names = self.attributes
+        choices: Any = names if isinstance(attribute, str) else range(len(names))
         check_choice("attribute", attribute, choices)
         return int(choices.index(attribute))
 
