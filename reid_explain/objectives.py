@@ -218,7 +218,8 @@ class Concept(Objective):
         """Return the projection."""
         if not isinstance(self.direction, Tensor) or self.direction.dim() not in (1, 2):
             raise InputError("direction", describe(self.direction), "a vector (D,) or rows (N, D)")
-        goals = batch.goals("direction", torch.atleast_2d(self.direction))
+        given = self.direction[None] if self.direction.dim() == 1 else self.direction
+        goals = batch.goals("direction", given)
         return lambda results, own, rows: (unit(goals(own, rows)) * results).sum(dim=1)
 
     def check(self, results: Tensor) -> Tensor:
