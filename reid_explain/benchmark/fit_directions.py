@@ -37,7 +37,7 @@ class Fit:
     Args:
         output: folder of this run
         resume: go on with the run in --output
-        world: seed of the world, another than those that are tested
+        world: seed of the world, neither that of the target (100) nor one that is tested
         pairs: pairs of people
         people: people of the world
         ridge: penalty of the maps
@@ -46,7 +46,7 @@ class Fit:
     target: TargetOptions = field(default_factory=TargetOptions)
     output: Path
     resume: bool = False
-    world: int = 100
+    world: int = 200
     pairs: int = 4000
     people: int = 1500
     ridge: float = 300.0
