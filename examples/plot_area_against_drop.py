@@ -29,8 +29,9 @@ from reid_explain.visualization import Curve, curves_figure, interval_figure
 
 methods = ("GradFAM", "GradRAM", "RAM", "ActivationMean", "Centre", "Random")
 controls = methods[3:]
-target = Target(load_pretrained("synthetic"))
-frame = Faithfulness(queries=12).run(target, SyntheticReID(), methods=methods)
+target = Target(load_pretrained("synthetic"), precision="bfloat16")
+world = SyntheticReID(distractors=200)
+frame = Faithfulness(queries=12).run(target, world, methods=methods)
 print(frame.head(3).to_string())
 
 # %%

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 from torch import Tensor
 
 from reid_explain.checks import describe
@@ -89,6 +90,40 @@ def bootstrap_ratio(
         0.5
     """
     return _interval("numerators", numerators, denominators, groups, confidence, seed)
+
+
+def kendall_w(scores: Tensor) -> float:
+    r"""Return Kendall's coefficient of concordance W of m rankings of n things, in [0, 1].
+
+    .. math:: W = \frac{12 \sum_i (R_i - \bar R)^2}{m^2 (n^3 - n) - m \sum_j T_j},
+        \quad T_j = \sum_g (t_g^3 - t_g)
+
+    with R_i the sum of thing i's ranks and t_g the sizes of the ties of ranking j. 1: all agree; 0:
+    nothing in common (two rankings that are each other's reverse).
+
+    Args:
+        scores: (m, n), higher is better in every row; m and n of at least 2.
+
+    Raises:
+        InputError: Another shape, or rows that are all ties.
+
+    Example:
+        >>> kendall_w(torch.tensor([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]))
+        1.0
+        >>> kendall_w(torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))
+        0.0
+    """
+    if scores.dim() != 2 or min(scores.shape) < 2:
+        raise InputError("scores", describe(scores), "(m, n), both at least 2")
+    raters, things = scores.shape
+    ranks = np.stack([rankdata(row) for row in scores.double().numpy()])
+    sums = ranks.sum(axis=0)
+    sizes = [np.unique(row, return_counts=True)[1].astype(float) for row in ranks]
+    ties = sum(float((size**3 - size).sum()) for size in sizes)
+    most = raters**2 * (things**3 - things) - raters * ties
+    if most <= 0:
+        raise InputError("scores", "rows that are all ties", "rankings")
+    return float(12 * ((sums - sums.mean()) ** 2).sum() / most)
 
 
 def _interval(

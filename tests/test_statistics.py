@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
 from reid_explain import InputError
-from reid_explain.statistics import bootstrap_mean, bootstrap_ratio, studentized
+from reid_explain.statistics import bootstrap_mean, bootstrap_ratio, kendall_w, studentized
 
 NAN = float("nan")
 
@@ -161,3 +162,25 @@ def test_intervals_cover_the_truth_as_often_as_they_say(identities, queries, dro
     _, low, high = studentized(values.sum(2), np.full((identities, samples), float(queries)))
     covered = ((low <= truth) & (truth <= high)).mean()
     assert 0.93 <= covered <= 0.972  # 95 % with a standard error of 0.6
+
+
+def test_kendalls_w_by_hand():
+    scores = torch.tensor([[1.0, 2, 3, 4], [1, 3, 2, 4], [2, 2.5, 2.9, 1.0]])
+    ranks = [[1, 2, 3, 4], [1, 3, 2, 4], [2, 3, 4, 1]]
+    sums = [sum(column) for column in zip(*ranks, strict=True)]
+    spread = sum((value - sum(sums) / 4) ** 2 for value in sums)
+    assert kendall_w(scores) == pytest.approx(12 * spread / (9 * 60))
+
+
+def test_kendalls_w_of_two_rankings_is_spearmans_correlation():
+    scores = torch.rand(2, 9, generator=torch.Generator().manual_seed(0))
+    scores[0, :3] = 0.5  # ties
+    rho = spearmanr(*scores.numpy()).statistic
+    assert kendall_w(scores) == pytest.approx((rho + 1) / 2, abs=0.02)
+
+
+def test_kendalls_w_of_no_rankings():
+    with pytest.raises(InputError, match="scores"):
+        kendall_w(torch.ones(2, 4))
+    with pytest.raises(InputError, match="scores"):
+        kendall_w(torch.ones(1, 4))

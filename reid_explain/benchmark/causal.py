@@ -11,9 +11,11 @@ value.
 Source: Hesse et al., FunnyBirds, ICCV 2023, whose protocols these are, for embeddings.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
@@ -42,6 +44,7 @@ from reid_explain.datasets.records import Record
 from reid_explain.errors import InputError
 from reid_explain.metrics.localization import area, energy_inside
 from reid_explain.metrics.similarity import spearman
+from reid_explain.statistics import kendall_w
 from reid_explain.vectors import cosine
 
 SMALLEST_PART = 64
@@ -98,11 +101,14 @@ class Causal(Task):
 
     Args:
         images: how many queries, chosen at random
+        faithfulness: output folder of faithfulness.py: does its order of methods agree
     """
 
     images: int = 40
+    faithfulness: Path | None = None
 
     name: ClassVar[str] = "causal"
+    free: ClassVar[tuple[str, ...]] = ("faithfulness",)
 
     def cases(self, bench: Bench) -> Sequence[Case]:
         """Return queries that show enough parts."""
@@ -153,8 +159,44 @@ class Causal(Task):
             "images]; + where the lead over chance excludes 0; * control\n"
             f"True effect of another background: {cell(interval(effect))} % of the cosine."
         )
+        results: dict[str, Any] = {"images": len(cases), "methods": methods}
+        if self.faithfulness is not None:
+            results["agreement"] = agreement(methods, self.faithfulness)
+            text += "\n" + "\n".join(results["agreement"].values())
         draw = metric_figure(methods, METRICS, bench.controls)
-        return Report({"images": len(cases), "methods": methods}, text, {self.name: draw})
+        return Report(results, text, {self.name: draw})
+
+
+def agreement(methods: Mapping[str, Any], run: Path) -> dict[str, str]:
+    """Say how well the order of methods by each metric agrees with that by AS Drop at equal areas.
+
+    Raises:
+        InputError: If the folder is no finished run of faithfulness.py.
+    """
+    try:
+        there = json.loads((run / "results.json").read_text(encoding="utf-8"))["methods"]
+        drops = {
+            name: np.mean(
+                [fill["as_drop"]["area"]["mean"] for fill in own["area_matched"].values()]
+            )
+            for name, own in there.items()
+            if all(fill["as_drop"]["area"] for fill in own["area_matched"].values())
+        }
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        expected = "the output folder of a finished faithfulness.py"
+        raise InputError("faithfulness", f"{run} ({error})", expected) from error
+    found = {}
+    for metric in SINGLE:
+        names = [name for name in methods if name in drops and methods[name][metric.name]]
+        if len(names) > 1:
+            sign = -1 if metric.better == "lower" else 1
+            own = [sign * methods[name][metric.name]["mean"] for name in names]
+            w = kendall_w(torch.tensor([own, [-drops[name] for name in names]]))
+            found[metric.name] = (
+                f"Kendall's W of {metric.title} and AS Drop at equal areas, {len(names)} methods: "
+                f"{w:.2f} (0.5 for unrelated orders)"
+            )
+    return found
 
 
 def verdict(tables: Mapping[str, pd.DataFrame], name: str, controls: Sequence[str]) -> str:
