@@ -47,7 +47,7 @@ class Fit:
     output: Path
     resume: bool = False
     world: int = 200
-    pairs: int = 4000
+    pairs: int = 2500
     people: int = 1500
     ridge: float = 300.0
 
