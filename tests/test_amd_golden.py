@@ -1,4 +1,4 @@
-"""The shipped interpreter on two drawn people explains them as at commit 78ffebb."""
+"""The shipped interpreter on two drawn people explains them as when it was shipped, 2f99e1b."""
 
 import json
 from pathlib import Path
