@@ -124,6 +124,7 @@ def test_a_map_follows_the_garment_that_its_reference_shares(world, right, expec
     assert View(scene, "own").target_sensitivity() == expected
 
 
+@pytest.mark.slow
 def test_a_map_without_reference_does_not_change(world):
     same = scene_of(world, {"own": lambda subject: subject.images[:, :1]}, needs=("references",))
     assert View(same, "own").random_reference() == pytest.approx(0, abs=1e-6)

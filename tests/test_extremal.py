@@ -163,6 +163,7 @@ def test_the_seed_decides_and_nothing_else():
     assert not torch.allclose(maps, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_descent", [1, 2, 5])
 def test_an_image_does_not_depend_on_its_batch(monkeypatch, per_descent):
     monkeypatch.setattr(descent, "descents_at_once", lambda images: per_descent)

@@ -239,6 +239,7 @@ def run(**options) -> pd.DataFrame:
     )
 
 
+@pytest.mark.slow
 def test_an_own_explainer_on_an_own_model_and_data_set(tmp_path):
     frame = run(output=tmp_path)
     assert list(frame.columns) == ["task", "case", "identity", "method", "metric", "value"]

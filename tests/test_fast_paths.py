@@ -169,6 +169,7 @@ def test_the_callers_gradient_mode_comes_back(grad):
         assert torch.is_grad_enabled() is grad
 
 
+@pytest.mark.slow
 def test_embeddings_in_batches_whatever_the_format(tmp_path):
     from reid_explain.datasets import SyntheticReID
     from reid_explain.inputs import InputSpec

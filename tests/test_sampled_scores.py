@@ -206,12 +206,14 @@ def test_the_tolerance_is_met_on_a_trained_network(trained, tolerance, most):
     assert asked <= most
 
 
+@pytest.mark.slow
 def test_64_scored_channels_are_close_on_a_trained_network(trained):
     worst, asked = error(trained, count=64)
     assert asked == 2 * 64
     assert (worst <= 0.02).all()
 
 
+@pytest.mark.slow
 def test_refinement_measures_nothing_twice(trained):
     activation, scores, _ = trained
     seen = torch.zeros_like(scores)

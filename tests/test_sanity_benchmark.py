@@ -52,12 +52,14 @@ def test_results(whole):
             assert picture.width > 500
 
 
+@pytest.mark.slow
 def test_a_method_counts_the_layers_that_take_part_in_what_it_explains(whole):
     results = json.loads((whole[0] / "results.json").read_text())
     for name, behind in {"GradCAM": LAYERS, "GradFAM": LAYERS[1:], "RAM": LAYERS[2:]}.items():
         assert list(results["modes"]["cascading"][name]["spearman"]["curve"]) == behind
 
 
+@pytest.mark.slow
 def test_the_table_says_which_maps_hardly_change(whole):
     _, printed = whole
     for mode in ("cascading", "independent"):

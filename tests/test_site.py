@@ -45,6 +45,7 @@ def build(folder, code="print(123 * 456)", text="[A page](gallery/index), $x^2$.
     )
 
 
+@pytest.mark.slow
 def test_a_site_without_faults_is_built(tmp_path):
     result = build(tmp_path)
     assert result.returncode == 0, result.stderr

@@ -161,6 +161,7 @@ def test_outside_the_region_the_two_images_are_equal(world, number, attribute):
         assert (pair.original.image != pair.changed.image).any()
 
 
+@pytest.mark.slow
 def test_the_region_reaches_no_further_than_the_camera_spreads(world):
     for record in world.train[:12]:
         pair = world.counterfactual(record, "up")
@@ -344,6 +345,7 @@ def test_export_writes_a_market_1501_folder_that_can_be_completed(tmp_path):
     assert first == {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
 
 
+@pytest.mark.slow
 def test_exported_attributes_have_the_form_of_market_attribute_mat(tmp_path):
     small = SyntheticReID(train_identities=3, test_identities=2, distractors=0)
     small.export(tmp_path)

@@ -234,6 +234,7 @@ def whole(settings):
     return run(settings)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_it_promises(whole):
     assert [row["epoch"] for row in log(whole)] == ["1", "2", "3"]
     assert all(-1 <= float(row["loss"]) <= 1 for row in log(whole))

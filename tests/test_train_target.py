@@ -438,6 +438,7 @@ def test_every_option_resumes_exactly(settings, tmp_path, monkeypatch):
     assert load_trained(own.output / "model.json").pool.p.item() != 3
 
 
+@pytest.mark.slow
 def test_a_checkpoint_has_the_gradient_scaler_and_the_random_numbers(tmp_path):
     """Of float16 on a GPU; here a scaler of the CPU takes its place."""
 
