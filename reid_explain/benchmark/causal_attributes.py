@@ -51,7 +51,7 @@ FEWEST_GROUPS = 4
 SMALLEST_CHANGE = 16
 """Pixels that an intervention has to change."""
 FITTED_IMAGES = 2000
-"""Training images that directions are fitted to, at most."""
+"""Training images that directions are fitted to: at least, and fewer than twice as many."""
 MEAN_PAIRS = 60
 """Training pairs whose effects the control has the mean of."""
 TOP = 3
