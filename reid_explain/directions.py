@@ -202,14 +202,17 @@ class AttributeDirections:
 
     def _members(self, groups: Groups | None) -> Tensor:
         """Return which attribute is in which group, (G, M) of 0 and 1."""
-        if groups is None:
-            return torch.eye(len(self.attributes))
-        members = torch.zeros(len(groups), len(self.attributes))
-        for row, names in zip(members, groups.values(), strict=True):
+        groups = {name: (name,) for name in self.attributes} if groups is None else groups
+        for names in groups.values():
             for name in names:
                 check_choice("groups", name, self.attributes)
-                row[self.attributes.index(name)] = 1
-        return members
+        return membership(self.attributes, groups)
+
+
+def membership(attributes: Sequence[str], groups: Groups) -> Tensor:
+    """Return which of M attributes is in which of G groups, (G, M) of 0 and 1."""
+    rows = [[float(name in members) for name in attributes] for members in groups.values()]
+    return torch.tensor(rows)
 
 
 class CounterfactualExplanation(NamedTuple):

@@ -18,13 +18,13 @@ from reid_explain.benchmark.causal_attributes import (
     effects_of,
     groups_of,
     mean_effect,
-    membership,
     random_pairs,
     scores,
 )
 from reid_explain.benchmark.run import Group
 from reid_explain.benchmark.task import Bench
 from reid_explain.datasets import SyntheticReID
+from reid_explain.directions import membership
 from reid_explain.inputs import InputSpec
 
 

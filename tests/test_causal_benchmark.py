@@ -12,6 +12,7 @@ from torch import nn
 from reid_explain import InputError
 from reid_explain.benchmark import Causal, Target
 from reid_explain.benchmark.causal import FEWEST_PARTS, Scene, View
+from reid_explain.benchmark.command_line import main
 from reid_explain.benchmark.methods import Method, all_methods
 from reid_explain.benchmark.run import Group
 from reid_explain.benchmark.task import Bench
@@ -158,3 +159,5 @@ def test_wrong_input(world):
     with pytest.raises(InputError, match="images: got 0"):
         Causal(images=0).run(Target(LowerHalf()), world, methods=["Centre"])
     assert "AMDInterpreter" in all_methods()
+    with pytest.raises(SystemExit, match="world: got 3, expected none, market1501 is not drawn"):
+        main(Causal, ["--world", "3", "--dataset", "market1501", "--root", "anywhere"])

@@ -38,7 +38,7 @@ from reid_explain.benchmark.tables import (
     metric_table,
     summary,
 )
-from reid_explain.benchmark.task import Bench, Case, Report, Task
+from reid_explain.benchmark.task import Bench, Case, Report, Task, shuffled
 from reid_explain.checks import check_at_least
 from reid_explain.datasets.records import Record
 from reid_explain.errors import InputError
@@ -116,14 +116,11 @@ class Causal(Task):
         if not hasattr(bench.dataset, "remove"):
             expected = "a world that can intervene: synthetic"
             raise InputError("dataset", bench.dataset.name, expected)
-        generator = torch.Generator().manual_seed(self.seed)
-        order = torch.randperm(len(bench.dataset.query), generator=generator).tolist()
-        records = (bench.dataset.query[n] for n in order)
         found: list[Case] = []
-        for record in records:
+        for record in shuffled(bench.dataset.query, self.seed):
             if len(found) == self.images:
                 break
-            if bench.match(record) is not None and len(shapes(bench, record)) >= FEWEST_PARTS:
+            if bench.match(record) is not None and len(removals(bench, record)) >= FEWEST_PARTS:
                 found.append(Case(bench.name(record), record.identity, record))
         return found
 
@@ -209,13 +206,13 @@ def verdict(tables: Mapping[str, pd.DataFrame], name: str, controls: Sequence[st
     return "all controls" if leads and len(won) == len(leads) else ", ".join(won) or "no control"
 
 
-def shapes(bench: Bench, record: Record) -> dict[str, NDArray[np.bool_]]:
-    """Return where each part of a record shows, if it can be seen."""
+def removals(bench: Bench, record: Record) -> dict[str, Any]:
+    """Return a record without each part that can be seen, as the world removes it."""
     from reid_explain.datasets.synthetic.truth import PARTS
 
     world: Any = bench.dataset
-    found = {part: world.remove(record, part).shape for part in PARTS}
-    return {part: shape for part, shape in found.items() if shape.sum() >= SMALLEST_PART}
+    found = {part: world.remove(record, part) for part in PARTS}
+    return {part: gone for part, gone in found.items() if gone.shape.sum() >= SMALLEST_PART}
 
 
 def rank_correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -239,8 +236,8 @@ class Scene:
         self.other = others[int(torch.randint(len(others), (), generator=generator))]
         self.match = bench.match(record) or record
         self.parts = [
-            Part(name, mask_of(shape, self.spec), self.without(name))
-            for name, shape in shapes(bench, record).items()
+            Part(name, mask_of(gone.shape, self.spec), self.tensor(gone.changed.image))
+            for name, gone in removals(bench, record).items()
         ]
         swapped = self.tensor(self.world.swap_background(record, self.other).image)
         whole = [self.image, bench.image(self.match), swapped]
@@ -257,15 +254,17 @@ class Scene:
         """Return a drawn image as the target takes it, (1, 3, H, W)."""
         return self.spec.to_tensor(Image.fromarray(image))[None]
 
-    def without(self, *parts: str) -> Tensor:
-        """Return the image without some parts, (1, 3, H, W)."""
-        return self.tensor(self.world.remove(self.record, *parts).changed.image)
+    @cached_property
+    def classes(self) -> Tensor | None:
+        """The predicted class (1,) of the image; None without classes."""
+        return self.bench.target.predicted(self.image)
 
     def cosine_without(self, parts: Sequence[str]) -> float:
         """Return the cosine of the embedding with that of the image without some parts."""
         key = tuple(sorted(parts))
         if key not in self._cosines:
-            embedding = self.bench.target.embed(self.without(*key))[0]
+            image = self.tensor(self.world.remove(self.record, *key).changed.image)
+            embedding = self.bench.target.embed(image)[0]
             self._cosines[key] = float(cosine(embedding, self.embedding))
         return self._cosines[key]
 
@@ -297,8 +296,8 @@ class View:
     def map_for(self, reference: Tensor) -> Tensor:
         """Return the map (1, 1, H, W) for a reference image."""
         scene = self.scene
-        classes = scene.bench.target.predicted(scene.image)
-        map_ = scene.bench.explain[self.method](Subject(scene.image, reference, classes))
+        subject = Subject(scene.image, reference, scene.classes)
+        map_ = scene.bench.explain[self.method](subject)
         return scene.bench.full_size(map_)
 
     @staticmethod

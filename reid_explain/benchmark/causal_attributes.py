@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from reid_explain.amd import AMDInterpreter
 from reid_explain.amd.seam import probe_images
@@ -42,9 +41,10 @@ from reid_explain.benchmark.task import Bench, Case, Report, Task
 from reid_explain.checks import check_at_least, check_choice
 from reid_explain.datasets.attributes import record_labels
 from reid_explain.datasets.records import Record
-from reid_explain.directions import AttributeDirections, CounterfactualDirections
+from reid_explain.directions import AttributeDirections, CounterfactualDirections, membership
 from reid_explain.errors import InputError
 from reid_explain.registry import Registry
+from reid_explain.retrieval import embed_records
 
 FEWEST_GROUPS = 4
 """Groups of attributes that a pair has to differ in, to be ranked by."""
@@ -274,12 +274,9 @@ def attribute_directions(bench: Bench) -> Decompose:
     step = max(len(dataset.train) // FITTED_IMAGES, 1)
     records = dataset.train[::step]
     labels = record_labels(dataset, records, dataset.attribute_names)
-    blocks = [records[n : n + 64] for n in range(0, len(records), 64)]
-    embeddings = [
-        bench.target.embed(torch.cat([bench.image(record) for record in block]))
-        for block in tqdm(blocks, desc="directions", unit="batch")
-    ]
-    fitted = AttributeDirections.fit(torch.cat(embeddings), labels, dataset.attribute_names)
+    target = bench.target
+    embedded = embed_records(target.embed, dataset, records, spec=target.spec)
+    fitted = AttributeDirections.fit(embedded.embeddings, labels, dataset.attribute_names)
 
     def decompose(query: Tensor, gallery: Tensor) -> Tensor:
         first, second = (bench.target.embed(images) for images in (query, gallery))
@@ -315,12 +312,6 @@ def mean_effect(bench: Bench) -> Decompose:
         counts[found.groups] += 1
     mean = torch.from_numpy(sums / np.maximum(counts, 1))
     return lambda query, gallery: mean.expand(len(query), -1)
-
-
-def membership(attributes: Sequence[str], groups: Mapping[str, Sequence[str]]) -> Tensor:
-    """Return which attribute is in which group, (G, M) of 0 and 1."""
-    rows = [[float(name in members) for name in attributes] for members in groups.values()]
-    return torch.tensor(rows)
 
 
 mean_effect.is_control = True  # type: ignore[attr-defined]

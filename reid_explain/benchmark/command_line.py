@@ -97,6 +97,8 @@ def main(task: type[Task], arguments: Sequence[str] | None = None) -> None:
     parts = [p for p in (run.dataset, target.label) if p != "synthetic"]
     folder = "_".join([task.name, *parts]).replace("/", "-").replace(":", "-")
     with one_line_errors(script):
+        if run.world and run.dataset != SYNTHETIC:
+            raise InputError("world", run.world, f"none, {run.dataset} is not drawn")
         options.task.run(
             target.open(untrained=task.untrained),
             open_dataset(run.dataset, run.root, **({"seed": run.world} if run.world else {})),
