@@ -95,6 +95,45 @@ def test_a_finished_training_is_not_trained_again(trained, card, world, capsys):
 
 
 @pytest.mark.slow
+def test_calibration_by_those_who_were_held_out_is_that_of_the_training(
+    card, world, tmp_path, capsys
+):
+    held_out = "--validation-identities 3 --weights"
+    run(world, TRAIN, held_out, card, "--output", tmp_path / "train")
+    trained = tmp_path / "train" / "interpreter.safetensors"
+    words = f"calibrate --composite --identities 3 --stored-dtype float16 --weights {card}"
+    run(world, words, "--interpreter", trained, "--output", tmp_path / "again")
+    first, second = (
+        json.loads((tmp_path / name / "calibration.json").read_text())
+        for name in ("train", "again")
+    )
+    assert first == pytest.approx(second, rel=0.01)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("scale ")]
+    assert [line.split(":")[0] for line in lines] == [
+        f"scale {found['scale']:.4f}" for found in (first, second)
+    ]
+    before, after = (
+        load_file(path) for path in (trained, tmp_path / "again" / "interpreter.safetensors")
+    )
+    assert after["scale"].item() == pytest.approx(second["scale"])
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before if key != "scale")
+
+
+@pytest.mark.slow
+def test_calibration_in_another_world(it, world, tmp_path, monkeypatch):
+    seeds = []
+
+    def drawn(name, root, seed):
+        seeds.append(seed)
+        return world
+
+    monkeypatch.setattr(attributes, "open_dataset", drawn)
+    attributes.main(f"calibrate --world 5 --identities 2 {it} --output {tmp_path / 'a'}".split())
+    assert seeds == [5]
+
+
+@pytest.mark.slow
 def test_evaluate_prints_the_tables_of_the_paper(it, world, tmp_path, capsys):
     run(world, "evaluate --pairs 1", it, "--output", tmp_path / "a")
     out = capsys.readouterr().out
@@ -208,6 +247,12 @@ def test_wrong_input_ends_with_one_line(trained, card, it, world, tmp_path):
     assert "model: got" in refused(
         world, it.replace("--weights", "evaluate --model synthetic --root"), *out
     )
+
+    calibrate = (it.replace("--weights", "calibrate --weights"), *out)
+    assert "identities: got 1, expected from 2 to 6" in refused(world, *calibrate, "--identities 1")
+    assert "identities: got 50" in refused(world, *calibrate)
+    elsewhere = (*calibrate, "--world 1 --dataset market1501 --root", tmp_path)
+    assert "world: got 1, expected none" in refused(world, *elsewhere)
 
     class OtherAttributes(SyntheticReID):
         attribute_names = ("beard", *SyntheticReID.attribute_names[1:])

@@ -609,6 +609,7 @@ def test_a_file_gives_the_same_interpreter(name, dtype, tolerance, tmp_path):
     interpreter = made(name)
     interpreter.network.prototypes.normal_()
     interpreter.network.frequencies.uniform_()
+    interpreter.network.scale.fill_(0.9)
     path = tmp_path / "it.safetensors"
     interpreter.save(path, dtype=dtype)
     target = TARGETS[name][0]()
@@ -694,6 +695,16 @@ def test_a_file_of_before_input_specs_is_read(saved, tmp_path):
     old, new = (AMDInterpreter.load(path, small_reid_net()) for path in (tmp_path / "old", saved))
     assert old.spec == new.spec == SPEC
     close(old.explain(QUERY, GALLERY), new.explain(QUERY, GALLERY))
+
+
+def test_a_file_of_before_calibration_has_the_scale_1(saved, tmp_path):
+    with safe_open(saved, "pt") as file:
+        metadata = file.metadata()
+    state = load_file(saved)
+    assert state.pop("scale") == 1
+    save_file(state, tmp_path / "old", metadata)
+    old, new = (AMDInterpreter.load(path, small_reid_net()) for path in (tmp_path / "old", saved))
+    close(old.explain(QUERY, GALLERY), new.explain(QUERY, GALLERY), rtol=0, atol=0)
 
 
 def changed(scale: float) -> nn.Module:

@@ -151,7 +151,7 @@ def test_network_owns_what_is_trained_and_keeps_prototypes_and_frequencies_with_
     network = AMDNetwork(model, ["second"], 3, image_size=(9, 9))
     state = network.state_dict()
     assert {key.partition(".")[0] for key in state} == {
-        *("stages", "head", "prototypes", "frequencies")
+        *("stages", "head", "scale", "prototypes", "frequencies")
     }
     assert state["prototypes"].shape == (2, 3, 4)
     assert state["frequencies"].shape == (3,)

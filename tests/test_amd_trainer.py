@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import json
 
 import pytest
 import torch
@@ -10,7 +11,15 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from reid_explain import InputError
-from reid_explain.amd import AMDInterpreter, AMDLoss, Decomposed, pair_labels, trainer
+from reid_explain.amd import (
+    AMDInterpreter,
+    AMDLoss,
+    Calibration,
+    Decomposed,
+    calibrate,
+    pair_labels,
+    trainer,
+)
 from reid_explain.amd.recipe import Recipe
 from reid_explain.amd.trainer import pair_terms, train_interpreter, training_parts
 from reid_explain.datasets.attributes import record_labels
@@ -205,6 +214,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_training(target, world, tmp_
     assert all(torch.equal(end[key], kept[1][key]) for key in trained_parts)
     last = load_file(tmp_path / "checkpoint" / "0004" / "model.safetensors")
     assert all(torch.equal(last[f"network.{key}"], kept[3][key]) for key in trained_parts)
+    assert 0 < end["scale"] != 1
     # Once more on the finished run: nothing is trained, the same epoch is the best.
     again, _ = train(target, world, tmp_path, recipe)
     assert same(weights(again), end)
@@ -220,6 +230,30 @@ def test_the_validation_loss_is_the_loss_of_the_held_out_people(target, world, t
     assert sum(map(len, records)) == len(world.train)
     log = train(target, world, tmp_path, recipe)[1]
     assert 0 < log[0]["validation_loss"] < 20
+
+
+def test_the_scale_is_that_of_the_held_out_people(target, world, tmp_path):
+    recipe = Recipe(**{**RECIPE.__dict__, "epochs": 2, "validation_identities": 3})
+    first, _ = train(target, world, tmp_path, Recipe(**{**recipe.__dict__, "epochs": 1}))
+    resumed, _ = train(target, world, tmp_path, recipe)
+    whole, _ = train(target, world, tmp_path / "whole", recipe)
+    assert same(weights(resumed), weights(whole))
+    assert resumed.network.scale != first.network.scale
+    told = json.loads((tmp_path / "calibration.json").read_text())
+    held_out = training_parts(resumed, world, recipe)[1].records
+    resumed.network.scale.fill_(1)
+    found = calibrate(resumed, world, held_out, composite=True)
+    assert Calibration(**told) == pytest.approx(found)
+    assert same(weights(resumed), weights(whole))
+    assert found.identities == 3
+    # What is trained further is not calibrated by what was.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    further = untrained(target, world)
+    further.network.scale.fill_(7)
+    train_interpreter(
+        further, world, tmp_path / "further", recipe, accelerator=Accelerator(cpu=True)
+    )
+    assert same(weights(further), weights(whole))
 
 
 def test_bfloat16_keeps_the_distances_in_float32(target, world, tmp_path):

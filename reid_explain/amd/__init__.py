@@ -1,9 +1,12 @@
 """Attribute-guided metric distillation: the distance of two images, split into attributes.
 
 ``AMDInterpreter`` explains; ``AMDLoss`` and ``reid_explain.amd.trainer`` (with the ``train``
-extra) train it; ``evaluate`` says how faithful it is. Chen et al., ICCV 2021.
+extra) train it, ``calibrate`` scales its distances; ``evaluate`` says how faithful it is. Chen et
+al., ICCV 2021.
 """
 
+from reid_explain.amd.calibration import Calibration as Calibration
+from reid_explain.amd.calibration import calibrate as calibrate
 from reid_explain.amd.evaluation import DecomposedRecords as DecomposedRecords
 from reid_explain.amd.evaluation import decompose_records as decompose_records
 from reid_explain.amd.evaluation import evaluate as evaluate

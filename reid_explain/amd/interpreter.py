@@ -202,7 +202,7 @@ class AMDInterpreter(base.Explainer):
         Each is the label whose mean f^k over the training images is the nearer one; an
         interpreter that is not trained raises ``InputError``.
         """
-        prototypes = self.network.prototypes
+        prototypes = self.network.scale * self.network.prototypes
         if prototypes.isnan().any():
             raise InputError("interpreter", "one without prototypes", "a trained one")
         distances: Tensor = (parts[:, None] - prototypes).norm(dim=-1)
@@ -308,6 +308,7 @@ def read_interpreter(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor
         with safe_open(path, "pt") as file:
             settings = json.loads((file.metadata() or {})[METADATA])
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        state.setdefault("scale", torch.ones(()))  # Files of before calibration.
         if "image_size" in settings:  # Files of version 0.1.
             settings["input_spec"] = {"size": settings.pop("image_size")}
         spec = InputSpec.from_json(settings.pop("input_spec"))

@@ -72,10 +72,11 @@ class AMDNetwork(nn.Module):
     """The trainable network of an interpreter, which decomposes images.
 
     The model is no submodule: ``parameters``, ``state_dict``, ``to`` and ``train`` reach only
-    what is trained, and the model runs in eval mode and gets its modes back. Two buffers are NaN
-    before training: ``prototypes``, (2, M, D), the mean f^k of the training images without and
-    with each attribute; ``frequencies``, (M,), the share of the training identities that have it.
-    ``fingerprint``, (2, D), holds the model's embeddings of two fixed images.
+    what is trained, and the model runs in eval mode and gets its modes back. In eval mode all f^k
+    are multiplied by the buffer ``scale``, 1 until ``calibrate`` sets it. Two buffers are NaN
+    before training: ``prototypes``, (2, M, D), the mean f^k, at scale 1, of the training images
+    without and with each attribute; ``frequencies``, (M,), the share of the training identities
+    that have it. ``fingerprint``, (2, D), holds the model's embeddings of two fixed images.
 
     Args:
         model, stages, hidden: as of :class:`~reid_explain.amd.AMDInterpreter`.
@@ -86,6 +87,7 @@ class AMDNetwork(nn.Module):
     model: Any
     prototypes: Tensor
     frequencies: Tensor
+    scale: Tensor
 
     def __init__(
         self,
@@ -110,6 +112,7 @@ class AMDNetwork(nn.Module):
         self.stages = nn.Sequential(*copies)
         self.head = AttributeHead(features.shape[1], attributes, hidden).to(like)
         width = embeddings.shape[1]
+        self.register_buffer("scale", torch.ones(()))
         self.register_buffer("prototypes", torch.full((2, attributes, width), torch.nan))
         self.register_buffer("frequencies", torch.full((attributes,), torch.nan))
         self.to(like.device).eval().requires_grad_(True)
@@ -129,6 +132,8 @@ class AMDNetwork(nn.Module):
             with torch.autocast(images.device.type, enabled=False):
                 features, maps = at_least_float32(features), at_least_float32(maps)
                 parts = attribute_features(self.model, features, maps)
+                if not self.training:
+                    parts = self.scale * parts
                 with torch.no_grad():
                     embeddings = embed(self.model, features)
         return Decomposed(embeddings, parts, maps)

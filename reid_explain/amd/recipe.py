@@ -23,7 +23,8 @@ class Recipe:
         alpha: weight of L_p1.
         beta: weight of L_p2.
         nu: exponent of the prior share.
-        validation_identities: training identities that are held out to choose the best epoch.
+        validation_identities: training identities that are held out to choose the best epoch
+            and, as composites, the scale of the distances.
         patience: stop after so many epochs without a lower validation loss.
         seed: of everything random.
     """

@@ -1,5 +1,6 @@
 """Training of an interpreter (AMD, section 3.4)."""
 
+import json
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from reid_explain.amd.calibration import calibrate, drawn_identities
 from reid_explain.amd.decomposition import all_distances
 from reid_explain.amd.interpreter import AMDInterpreter
 from reid_explain.amd.loss import AMDLoss, pair_labels
@@ -27,6 +29,7 @@ from reid_explain.training.loop import BEST, TrainingLoop
 from reid_explain.training.sampling import IdentityBatches
 
 BATCH = 64
+CALIBRATION = "calibration.json"
 
 
 class PairStep(nn.Module):
@@ -65,7 +68,8 @@ def train_interpreter(
 
     ``folder`` gets what ``TrainingLoop`` writes and the resized images; a call on the folder of
     an interrupted training continues it. The interpreter ends with the weights of the best epoch
-    (the last one without held-out identities) and with its prototypes.
+    (the last one without held-out identities) and with its prototypes; composites of
+    the held-out identities set its scale, of which calibration.json tells.
 
     Args:
         interpreter: the one to train.
@@ -105,6 +109,7 @@ def train_interpreter(
         held_out = loader(test, "held_out_images.npy", to_input(spec))
         validate = partial(validation_loss, step, held_out)
     interpreter.to(accelerator.device)
+    network.scale.fill_(1)
     with ExitStack() as stack:
         for parameter in model.parameters():
             stack.callback(parameter.requires_grad_, parameter.requires_grad)
@@ -129,6 +134,10 @@ def train_interpreter(
     people = {record.identity: row for record, row in zip(train.records, train.labels, strict=True)}
     network.frequencies.copy_(frequencies(torch.stack([*people.values()])))
     fit_prototypes(interpreter, images.dataset)
+    if test:
+        found = calibrate(interpreter, dataset, test.records, composite=True, workers=workers)
+        if accelerator.is_main_process:
+            (folder / CALIBRATION).write_text(json.dumps(found._asdict()), encoding="utf-8")
     return loop.log
 
 
@@ -149,12 +158,12 @@ def training_parts(
 ) -> tuple[Part, Part | None]:
     """Return one process's share of the training images, and the held-out ones if there are any."""
     recipe.check()
-    identities = sorted({record.identity for record in dataset.train})
+    identities = {record.identity for record in dataset.train}
     count, most = recipe.validation_identities, len(identities) - recipe.identities
     if count and not recipe.identities <= count <= most:
         expected = f"0, or from {recipe.identities} to {most}"
         raise InputError("validation_identities", count, expected)
-    chosen = set(np.random.default_rng(recipe.seed).choice(identities, count, replace=False))
+    chosen = drawn_identities(dataset.train, count, recipe.seed)
 
     def part(held_out: bool, images: int | None, *share: int) -> Part:
         records = [record for record in dataset.train if (record.identity in chosen) == held_out]

@@ -1,6 +1,6 @@
 """Train, measure and look at interpreters (attribute-guided metric distillation, AMD).
 
-    python benchmarks/amd.py train|evaluate|explain|cross-domain|reweight --help
+    python benchmarks/amd.py train|calibrate|evaluate|explain|cross-domain|reweight --help
 
 A *system* is a model with its interpreter: a folder that ``train`` wrote, or ``synthetic``, the
 one of the package. ``cross-domain`` and ``reweight`` test each on the data set that it was trained
@@ -17,7 +17,14 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from reid_explain.amd import AMDInterpreter, decompose_records, evaluate
+from reid_explain.amd import (
+    AMDInterpreter,
+    Calibration,
+    calibrate,
+    decompose_records,
+    evaluate,
+)
+from reid_explain.amd.calibration import drawn_identities
 from reid_explain.amd.recipe import Recipe
 from reid_explain.benchmark import attribute_figures, attribute_tables, attribute_truth
 from reid_explain.benchmark.command_line import (
@@ -142,7 +149,7 @@ class Train(ModelRun):
         from accelerate import Accelerator
         from accelerate.utils import set_seed
 
-        from reid_explain.amd.trainer import train_interpreter, training_parts
+        from reid_explain.amd.trainer import CALIBRATION, train_interpreter, training_parts
 
         mixed = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[self.precision]
         accelerator = Accelerator(mixed_precision=mixed, cpu=not torch.accelerator.is_available())
@@ -168,6 +175,9 @@ class Train(ModelRun):
                 interpreter.save(path, dtype=getattr(torch, self.stored_dtype))
             with atomic(self.output / "log.png") as path:
                 training_figure(log).savefig(path, format="png", dpi=200)
+            if self.recipe.validation_identities:
+                text = (self.output / CALIBRATION).read_text(encoding="utf-8")
+                print(Calibration(**json.loads(text)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +210,47 @@ class InterpreterRun(ModelRun):
             raise InputError("dataset", came, "the same attributes, by --labels, or --cross-domain")
         self.claim(self.output, asdict(self))
         return interpreter, self.recognized(dataset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrate(InterpreterRun):
+    """Scale the distances of an interpreter by people whom it was not trained on.
+
+    Args:
+        composite: upper and lower halves of two people, as train does it: needed for people whom
+            the model was trained on
+        world: synthetic: seed of the world, none that it was trained or is tested on
+        identities: how many of the training identities; those that a training with the same
+            number as --validation-identities and the same --seed held out
+        stored_dtype: of the saved matrices and kernels
+    """
+
+    composite: bool = False
+    world: int | None = None
+    identities: int = 50
+    stored_dtype: Literal["float32", "float16"] = "float32"
+
+    def run(self) -> None:
+        """Print what changes and write the interpreter with its scale."""
+        if self.world is None:
+            dataset = self.open_data()
+        elif self.dataset == SYNTHETIC:
+            dataset = open_dataset(self.dataset, self.root, seed=self.world)
+        else:
+            raise InputError("world", self.world, f"none, {self.dataset} is not drawn")
+        interpreter = self.load(self.device)
+        most = len({record.identity for record in dataset.train})
+        if not 2 <= self.identities <= most:
+            raise InputError("identities", self.identities, f"from 2 to {most}")
+        self.claim(self.output, asdict(self))
+        chosen = drawn_identities(dataset.train, self.identities, self.seed)
+        records = [record for record in dataset.train if record.identity in chosen]
+        options: Any = {"composite": self.composite, "workers": self.workers}
+        found = calibrate(interpreter, dataset, records, **options)
+        with atomic(self.output / FILE) as path:
+            interpreter.save(path, dtype=getattr(torch, self.stored_dtype))
+        write_json(self.output / "calibration.json", found._asdict())
+        print(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,7 +368,7 @@ class Reweight(Systems):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; a wrong input ends with one line that says what was wrong."""
     with one_line_errors("amd.py"):
-        commands: Any = Train | Evaluate | Explain | CrossDomain | Reweight
+        commands: Any = Train | Calibrate | Evaluate | Explain | CrossDomain | Reweight
         read(commands, arguments, "amd.py").run()
 
 
