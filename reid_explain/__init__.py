@@ -24,6 +24,7 @@ _HOMES = {
     "Logit": "objectives",
     "Margin": "objectives",
     "Norm": "objectives",
+    "PlaceToPlace": "explainers.place_to_place",
     "Projection": "objectives",
     "RAM": "explainers.ram",
     "Random": "explainers.controls",
@@ -31,6 +32,7 @@ _HOMES = {
     "ScoreFAM": "explainers.fam",
     "ScoreWeighting": "explainers.score",
     "Shared": "explainers.base",
+    "Verification": "objectives",
     "blurred": "fills",
 }
 """Public name -> the module that has it, imported when the name is first asked for (PEP 562)."""

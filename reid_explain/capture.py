@@ -114,19 +114,52 @@ def capture(
     Raises:
         InputError: If the layer did not run or ran more than once, or gave no tensor.
     """
-    run = functools.partial(_captured, unwrapped(forward_func), layer, images, args)
-    outputs, elsewhere, result = run(thread=threading.get_ident())
-    if elsewhere and not outputs:
-        outputs, _, result = run(thread=None)
-    name = type(layer).__name__
-    if len(outputs) != 1:
-        came = f"a {name} that ran {len(outputs)} times" if outputs else f"a {name} that never ran"
-        raise InputError("layer", came, "a layer that runs once in forward_func")
+    outputs, result = _run_once(forward_func, layer, images, args)
     if not isinstance(outputs[0], Tensor):
+        name = type(layer).__name__
         raise InputError(
             "layer", f"a {name} that gives {describe(outputs[0])}", "a layer that gives one tensor"
         )
     return outputs[0], result
+
+
+def replace(
+    forward_func: ForwardFunc,
+    layer: nn.Module,
+    images: Tensor,
+    args: tuple[Any, ...],
+    output: Tensor,
+) -> Any:
+    """Run ``forward_func(images, *args)`` with ``output`` in the place of ``layer``'s output.
+
+    What runs behind the layer sees as many rows as ``output`` has, which may be more than there
+    are images: models that only add to the layer's output take that.
+
+    Raises:
+        InputError: If the layer did not run or ran more than once.
+    """
+    return _run_once(forward_func, layer, images, args, output)[1]
+
+
+def _run_once(
+    forward_func: ForwardFunc,
+    layer: nn.Module,
+    images: Tensor,
+    args: tuple[Any, ...],
+    replacement: Tensor | None = None,
+) -> tuple[list[Any], Any]:
+    """Return the one output of the layer, in a list, and the result."""
+    run = functools.partial(
+        _captured, unwrapped(forward_func), layer, images, args, replacement=replacement
+    )
+    outputs, elsewhere, result = run(thread=threading.get_ident())
+    if elsewhere and not outputs:
+        outputs, _, result = run(thread=None)
+    if len(outputs) != 1:
+        name = type(layer).__name__
+        came = f"a {name} that ran {len(outputs)} times" if outputs else f"a {name} that never ran"
+        raise InputError("layer", came, "a layer that runs once in forward_func")
+    return outputs, result
 
 
 def _captured(
@@ -135,6 +168,7 @@ def _captured(
     images: Tensor,
     args: tuple[Any, ...],
     thread: int | None,
+    replacement: Tensor | None,
 ) -> tuple[list[Any], int, Any]:
     """Return the layer's outputs in a thread (None: any), its runs elsewhere, and the result."""
     outputs: list[Any] = []
@@ -153,7 +187,8 @@ def _captured(
             return None
         torch.set_grad_enabled(with_gradients)
         outputs[0] = leaf = tensor.detach().requires_grad_(torch.is_grad_enabled())
-        return (leaf.clone(),) if alone else leaf.clone()
+        behind = leaf.clone() if replacement is None else replacement
+        return (behind,) if alone else behind
 
     handle = layer.register_forward_hook(cut)
     try:

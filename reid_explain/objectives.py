@@ -181,6 +181,40 @@ class Cosine(Objective):
 
 
 @dataclass(frozen=True)
+class Verification(Projection):
+    r"""Whether a pair passes a threshold: what its similarity exceeds :math:`\tau` by.
+
+    .. math:: s(X) = \frac{1}{\|f(\bar X)\|} \left\langle \frac{f(X_g)}{\|f(X_g)\|}
+        - \tau \frac{f(\bar X)}{\|f(\bar X)\|}, f(X) \right\rangle
+
+    with the image :math:`\bar X` that is explained held fixed, where s is
+    :math:`\cos(f(\bar X), f(X_g)) - \tau`. It is linear in f(X), so what adds to the embedding adds
+    to s: positive if it speaks for accepting the pair, negative if it has less in common with the
+    reference than the threshold asks of it.
+
+    Args:
+        references: As in :class:`Projection`.
+        forward_args: As in :class:`Projection`.
+        threshold: :math:`\tau`, in [-1, 1].
+    """
+
+    threshold: float = 0.0
+
+    def prepare(self, batch: Batch) -> Score:
+        """Return the excess."""
+        if not isinstance(self.threshold, int | float) or not -1 <= self.threshold <= 1:
+            raise InputError("threshold", repr(self.threshold), "a cosine in [-1, 1]")
+        goals = batch.goals("references", self.references, self.forward_args)
+
+        def score(results: Tensor, own: Tensor, rows: Tensor) -> Tensor:
+            wanted = unit(goals(own, rows)) - self.threshold * unit(own)
+            excess: Tensor = (wanted * results).sum(dim=1) / own.norm(dim=1)
+            return excess
+
+        return score
+
+
+@dataclass(frozen=True)
 class Margin(Objective):
     r"""Why a is nearer than b: :math:`\cos(f(X), f(a)) - \cos(f(X), f(b))`.
 

@@ -56,8 +56,12 @@ class ReferenceExplainer(Explainer):
         """
         if only_tensor("references", references) is None:
             raise InputError("references", "NoneType", "images (N, C, H, W) or embeddings (N, D)")
-        objective = self.objective(references, reference_forward_args)
+        objective = self._objective(references, reference_forward_args)
         return self._explain(inputs, objective, additional_forward_args, interpolate_mode)
+
+    def _objective(self, references: Any, forward_args: Any) -> Objective:
+        """Return what is explained."""
+        return self.objective(references, forward_args)
 
     def attribute_pair(
         self,
