@@ -76,16 +76,8 @@ class Method:
         Raises:
             InputError: If the explainer does not suit the target.
         """
-        if not target.has_classes and (self.explains == "logits" or "target" in self.needs):
-            came = f"{self.name} of a model without a classifier"
-            raise InputError("methods", came, "methods that explain no class")
-        if for_target := self.fact("for_target"):
-            settings = {**getattr(self.explainer, "keywords", {}), **settings}
-            attribute = for_target(target, **settings).attribute
-        else:
-            function = getattr(target, self.explains)
-            attribute = self.explainer(function, target.layer, **settings).attribute
-        resizes, needs = "interpolate_mode" in inspect.signature(attribute).parameters, self.needs
+        attribute, needs = self.build(target, **settings).attribute, self.needs
+        resizes = "interpolate_mode" in inspect.signature(attribute).parameters
 
         def explain(subject: Subject, **options: Any) -> Any:
             if not resizes:
@@ -102,6 +94,20 @@ class Method:
             return (maps, *more) if more else maps
 
         return explain
+
+    def build(self, target: Target, **settings: Any) -> Any:
+        """Return the explainer of a target.
+
+        Raises:
+            InputError: If it does not suit the target.
+        """
+        if not target.has_classes and (self.explains == "logits" or "target" in self.needs):
+            came = f"{self.name} of a model without a classifier"
+            raise InputError("methods", came, "methods that explain no class")
+        if for_target := self.fact("for_target"):
+            settings = {**getattr(self.explainer, "keywords", {}), **settings}
+            return for_target(target, **settings)
+        return self.explainer(getattr(target, self.explains), target.layer, **settings)
 
 
 def all_methods(*extra: type) -> dict[str, Method]:

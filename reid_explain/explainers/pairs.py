@@ -8,8 +8,9 @@ from torch import Tensor
 
 from reid_explain.checks import check_at_least, check_images, describe
 from reid_explain.errors import InputError
-from reid_explain.explainers.base import as_args
+from reid_explain.explainers.base import as_args, only_tensor, rows_of
 from reid_explain.explainers.ram import ReferenceExplainer
+from reid_explain.objectives import Objective, Projection, Verification
 
 
 class Matches(NamedTuple):
@@ -83,17 +84,38 @@ def _cells(places: Tensor, width: int) -> Tensor:
 
 
 class Side(NamedTuple):
-    """One side of the pairs: images (B or 1, C, H, W), and the model's further arguments."""
+    """One side of the pairs: images (B, C, H, W), and the model's further arguments."""
 
     images: Tensor
     args: tuple[Any, ...]
 
+    def repeated(self, count: int) -> "Side":
+        """Return ``count`` times the one image."""
+        rows = torch.zeros(count, dtype=torch.long, device=self.images.device)
+        return Side(self.images[rows], rows_of(self.args, rows, 1))
+
+
+class Places(NamedTuple):
+    """Vectors of the places of images, (B, h, w, D'), and the embeddings (B, D)."""
+
+    vectors: Tensor
+    embeddings: Tensor
+
+
+def inner_products(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner products (B, h, w, h', w') of vectors (B or 1, h, w, D)."""
+    count = max(len(a), len(b))
+    left, right = (each.expand(count, -1, -1, -1).flatten(1, 2) for each in (a, b))
+    return torch.matmul(left, right.mT).view(count, *a.shape[1:3], *b.shape[1:3])
+
 
 class PairExplainer(ReferenceExplainer):
-    """Explains a similarity place by place; subclasses give ``_pairs`` and ``_map``.
+    """Explains a similarity place by place; subclasses give ``_pairs``.
 
-    ``attribute`` returns the marginal of the inputs, ``explain`` the pairs of places.
+    ``explain`` returns what pairs of places contribute, ``attribute`` what places do.
     """
+
+    objective = Verification
 
     def explain(
         self,
@@ -124,6 +146,25 @@ class PairExplainer(ReferenceExplainer):
         with self._evaluation():
             return self._pairs(Side(images, args), Side(others, theirs))
 
+    def _map(self, images: Tensor, args: tuple[Any, ...], objective: Objective) -> Tensor:
+        """Return the marginals (B, 1, h, w), of references that are images."""
+        assert isinstance(objective, Projection)
+        others = check_images("references", only_tensor("references", objective.references))
+        each, rest = divmod(len(images), len(others))
+        if rest:
+            expected = f"a number of images that divides {len(images)}"
+            raise InputError("references", describe(others), expected)
+        rows = torch.arange(len(others), device=others.device).repeat_interleave(each)
+        own = objective.forward_args
+        theirs = args if own is None else rows_of(as_args(own), rows, len(others))
+        return self._pairs(Side(images, args), Side(others[rows], theirs)).query_map
+
     def _pairs(self, query: Side, gallery: Side) -> PairExplanation:
         """Return the explanation of sides of B or 1 images."""
         raise NotImplementedError
+
+    def _features(self, side: Side) -> Places:
+        """Return the layer's own vectors of the places (B, h, w, C)."""
+        parts = list(self._captures(*side))
+        maps = torch.cat([self._as_map(part.activation, part.images) for part in parts])
+        return Places(maps.permute(0, 2, 3, 1), torch.cat([part.result for part in parts]))

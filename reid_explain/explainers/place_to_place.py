@@ -12,7 +12,13 @@ from reid_explain.capture import ForwardFunc, replace
 from reid_explain.checks import at_least_float32, check_at_least, check_images
 from reid_explain.errors import InputError
 from reid_explain.explainers.base import per_image, rows_of
-from reid_explain.explainers.pairs import PairExplainer, PairExplanation, Side
+from reid_explain.explainers.pairs import (
+    PairExplainer,
+    PairExplanation,
+    Places,
+    Side,
+    inner_products,
+)
 from reid_explain.explainers.registry import EXPLAINERS
 from reid_explain.objectives import Objective, Verification
 from reid_explain.vectors import cosine, unit
@@ -44,13 +50,6 @@ class Path(NamedTuple):
     places: int
     total: int
     dtype: torch.dtype
-
-
-class Places(NamedTuple):
-    """What each place adds to the embedding: vectors (B, h, w, D), and embeddings (B, D)."""
-
-    vectors: Tensor
-    embeddings: Tensor
 
 
 @EXPLAINERS.register
@@ -146,8 +145,8 @@ class PlaceToPlace(PairExplainer):
         first, second = self._places(query), self._places(gallery)
         similarity = cosine(first.embeddings, second.embeddings)
         lengths = first.embeddings.norm(dim=1) * second.embeddings.norm(dim=1)
-        products = _products(first.vectors, second.vectors)
-        alike = _products(*(_directions(side.vectors) for side in (first, second)))
+        products = inner_products(first.vectors, second.vectors)
+        alike = inner_products(*(_directions(side.vectors) for side in (first, second)))
         return PairExplanation(
             products / lengths[:, None, None, None, None], neighborhoods(alike, SPREAD), similarity
         )
@@ -310,13 +309,6 @@ def _integrated(path: Path, steps: int, linear: bool, width: Tensor) -> Tensor:
 def _directions(vectors: Tensor) -> Tensor:
     """Return vectors (B, h, w, D) without their mean over the places, at unit length."""
     return unit(vectors - vectors.mean(dim=(1, 2), keepdim=True))
-
-
-def _products(a: Tensor, b: Tensor) -> Tensor:
-    """Return the inner products (B, h, w, h', w') of vectors (B or 1, h, w, D)."""
-    count = max(len(a), len(b))
-    left, right = (each.expand(count, -1, -1, -1).flatten(1, 2) for each in (a, b))
-    return torch.matmul(left, right.mT).view(count, *a.shape[1:3], *b.shape[1:3])
 
 
 def neighborhoods(table: Tensor, width: float) -> Tensor:

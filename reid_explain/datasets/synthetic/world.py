@@ -118,6 +118,16 @@ class SyntheticReID:
         """Return the image of a record with its truth."""
         return _fresh(_taken(self._painter, self._known(record)).rendering)
 
+    def pieces(self, record: Record) -> dict[str, Mask]:
+        """Return where each painted piece of a record's person shows, masks (256, 128) by name.
+
+        The names are those of the body and of what is worn and carried, in ``Part``; a pixel may
+        show several. ``PARTS`` says which pieces make a part that can be removed.
+        """
+        canvas = _taken(self._painter, self._known(record)).canvas
+        person = (part for part in Part if part not in (Part.SCENE, Part.FRONT))
+        return {part.name.lower(): canvas.shows([part]) for part in person}
+
     def counterfactual(self, record: Record, attribute: str) -> Counterfactual:
         """Return a record's image, and the same with one attribute changed.
 
