@@ -13,6 +13,7 @@ _HOMES = {
     "Concept": "objectives",
     "Cosine": "objectives",
     "CounterfactualDirections": "directions",
+    "CounterfactualInterpreter": "counterfactual.interpreter",
     "ExtremalDescent": "explainers.extremal",
     "ExtremalFAM": "explainers.extremal",
     "GradCAM": "explainers.cam",

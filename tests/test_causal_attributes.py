@@ -13,6 +13,7 @@ from reid_explain import AttributeDirections, CounterfactualDirections, InputErr
 from reid_explain.benchmark import CausalAttributes, Target, causal_attributes, fit_directions
 from reid_explain.benchmark.causal_attributes import (
     DECOMPOSERS,
+    Decomposed,
     Effects,
     differing,
     effects_of,
@@ -51,21 +52,40 @@ def test_the_truth_scores_best():
 
     def truth(query, gallery):
         if len(query) == 1 and gallery.equal(pair.gallery):
-            return torch.tensor([effects])
-        return torch.eye(3)[: len(query)]  # alone, the changed group is all of the distance
+            return Decomposed(torch.tensor([effects]))
+        return Decomposed(torch.eye(3)[: len(query)])  # alone, it is all of the distance
 
     found = scores(pair, truth, ["a", "b", "c"])
     expected = {"spearman": 100, "first": 100, "error": 0, "one_first": 100, "one_top3": 100}
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-5)
     assert found["first_chance"] == found["one_chance"] == pytest.approx(100 / 3)
     assert [found["effect:a"], found["contribution:a"]] == pytest.approx([30, 30])
-    reverse = scores(pair, lambda query, gallery: -truth(query, gallery), ["a", "b", "c"])
+    assert np.isnan([found["inside"], found["area"], found["inside:a"]]).all()  # it has no maps
+    opposite = lambda query, gallery: Decomposed(-truth(query, gallery).contributions)  # noqa: E731
+    reverse = scores(pair, opposite, ["a", "b", "c"])
     assert (reverse["spearman"], reverse["first"], reverse["one_first"]) == (-100, 0, 0)
 
 
 def test_a_pair_without_effects_has_no_scores():
-    found = scores(pair_of([]), lambda query, gallery: torch.zeros(1, 3), ["a", "b", "c"])
+    nothing = lambda query, gallery: Decomposed(torch.zeros(1, 3))  # noqa: E731
+    found = scores(pair_of([]), nothing, ["a", "b", "c"])
     assert np.isnan([found[name] for name in ("spearman", "first", "effect:a")]).all()
+
+
+def test_a_map_is_compared_with_what_changes():
+    query, changed = torch.zeros(1, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    changed[0, 1, :2] = 1  # half of the image
+    changed[1, 0, 3, 3] = 1  # one pixel of 16
+    pair = Effects(query, query + 2, changed, [0, 2], torch.eye(2), np.array([0.2, 0.1]))
+    maps = torch.ones(1, 3, 4, 4)
+    maps[0, 2] = 0
+    maps[0, 2, 3, 2:] = 1  # two pixels, one of which changes
+    made = lambda query, gallery: Decomposed(torch.zeros(len(query), 3), maps)  # noqa: E731
+    found = scores(pair, made, ["a", "b", "c"])
+    assert [found["inside:a"], found["area:a"]] == pytest.approx([50, 50])
+    assert [found["inside:c"], found["area:c"]] == pytest.approx([50, 6.25])
+    assert [found["inside"], found["area"]] == pytest.approx([50, 28.125])
+    assert np.isnan(found["inside:b"])
 
 
 def test_effects_by_hand(bench, world):
@@ -96,7 +116,7 @@ def test_the_control_is_the_same_for_every_pair(bench, monkeypatch):
     monkeypatch.setattr(causal_attributes, "MEAN_PAIRS", 2)
     decompose = mean_effect(bench)
     images = torch.zeros(3, 3, 64, 32)
-    assert decompose(images, images).shape == (3, 11)
+    assert decompose(images, images).contributions.shape == (3, 11)
     assert {"AMDInterpreter", "AttributeDirections", "MeanEffect"} <= {*DECOMPOSERS}
 
 

@@ -7,7 +7,9 @@ Of two people x and y, the effect of an attribute is how much nearer x comes to 
 y's value of it, all else equal. The rows: one for each pair and method. Columns, of each group of
 attributes: ``effect:GROUP`` and ``contribution:GROUP``, in percent of the distance;
 ``first:GROUP`` and ``top3:GROUP``, whether it ranks there where it alone differs; and over the
-groups ``spearman``, ``first``, ``error``, ``one_first``, ``one_top3``, in percent.
+groups ``spearman``, ``first``, ``error``, ``one_first``, ``one_top3``, in percent. Of methods with
+maps, ``inside:GROUP``, how much of a group's map lies on the pixels that its intervention changes,
+and ``area:GROUP``, how much of the image those are: chance.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,10 +41,12 @@ from reid_explain.benchmark.tables import (
 )
 from reid_explain.benchmark.task import Bench, Case, Report, Task
 from reid_explain.checks import check_at_least, check_choice
+from reid_explain.counterfactual import CounterfactualInterpreter
 from reid_explain.datasets.attributes import record_labels
 from reid_explain.datasets.records import Record
 from reid_explain.directions import AttributeDirections, CounterfactualDirections, membership
 from reid_explain.errors import InputError
+from reid_explain.explainers.layout import upsample
 from reid_explain.registry import Registry
 from reid_explain.retrieval import embed_records
 
@@ -55,12 +59,23 @@ FITTED_IMAGES = 2000
 MEAN_PAIRS = 60
 """Training pairs whose effects the control has the mean of."""
 TOP = 3
+KINDS = ("effect", "contribution", "first", "top3", "inside", "area")
+"""What the rows have of each group of attributes."""
+INSIDE = (("inside", "map where it changes"), ("area", "area of that"))
 
 SHIPPED = Path(str(files("reid_explain"))) / "amd" / "weights" / "directions.safetensors"
 """The counterfactual directions of the shipped model."""
 
-Decompose = Callable[[Tensor, Tensor], Tensor]
-"""Two images (B, 3, H, W) -> contributions (B, G) of the groups to the distance, in shares."""
+
+class Decomposed(NamedTuple):
+    """Contributions (B, G) of groups to distances, in shares, and where, (B, G, h, w)."""
+
+    contributions: Tensor
+    maps: Tensor | None = None
+
+
+Decompose = Callable[[Tensor, Tensor], Decomposed]
+"""Queries and gallery images (B, 3, H, W) -> what makes them differ."""
 DECOMPOSERS: Registry[Callable[[Bench], Decompose]] = Registry("reid_explain.decomposers")
 """By name, what makes a function of a pair of images for a bench."""
 METRICS = (
@@ -69,6 +84,7 @@ METRICS = (
     Metric("error", float, better="lower"),
     Metric("one_first", float, better="higher", chance="one_chance", title="alone: first"),
     Metric("one_top3", float, better="higher", title="alone: top 3"),
+    Metric("inside", float, better="higher", chance="area", title="map where it changes"),
 )
 
 
@@ -131,9 +147,8 @@ class CausalAttributes(Task):
     def columns(self, bench: Bench, method: str) -> Sequence[str]:
         """Return the columns over the groups, and those of each."""
         names = groups_of(bench.dataset)
-        kinds = ("effect", "contribution", "first", "top3")
-        chance = ("first_chance", "one_chance")
-        by_group = [f"{kind}:{name}" for kind in kinds for name in names]
+        chance = ("first_chance", "one_chance", "area")
+        by_group = [f"{kind}:{name}" for kind in KINDS for name in names]
         return (*(metric.name for metric in METRICS), *chance, *by_group)
 
     def measure(self, bench: Bench, case: Case, method: str) -> Mapping[str, float]:
@@ -149,24 +164,24 @@ class CausalAttributes(Task):
         }
         for name, own in tables.items():
             methods[name]["groups"] = {
-                group: {
-                    kind: interval(own[f"{kind}:{group}"])
-                    for kind in ("effect", "contribution", "first", "top3")
-                }
-                for group in names
+                group: {kind: interval(own[f"{kind}:{group}"]) for kind in KINDS} for group in names
             }
         first = next(iter(methods.values()))["groups"]
         lines = [["mean contribution, %", "true effect", *methods]]
         for group in names:
             own = (cell(found["groups"][group]["contribution"]) for found in methods.values())
             lines.append([group, cell(first[group]["effect"]), *own])
-        alone = [["alone: first, %", *methods]]
-        for group in names:
-            alone.append([group, *(cell(m["groups"][group]["first"]) for m in methods.values())])
+        further = [lines]
+        for kind, title in (("first", "alone: first"), ("top3", "alone: top 3"), *INSIDE):
+            rows = [[f"{title}, %", *methods]]
+            for group in names:
+                rows.append([group, *(cell(m["groups"][group][kind]) for m in methods.values())])
+            further.append(rows)
         text = (
             f"{layout(metric_table(methods, METRICS, bench.controls, 'in %'))}\n"
             f"[95 % bootstrap interval over the identities of {len(cases)} pairs]; + where the "
-            f"lead over chance excludes 0; * control\n\n{layout(lines)}\n\n{layout(alone)}"
+            f"lead over chance excludes 0; * control\n\n"
+            + "\n\n".join(layout(rows) for rows in further)
         )
         draw = metric_figure(methods, METRICS, bench.controls)
         return Report({"pairs": len(cases), "methods": methods}, text, {self.name: draw})
@@ -234,26 +249,40 @@ def effects_of(bench: Bench, query: Record, gallery: Record) -> Effects:
 def scores(pair: Effects, decompose: Decompose, names: Sequence[str]) -> dict[str, float]:
     """Return the columns of one method on one pair."""
     groups, nan = pair.groups, float("nan")
-    found = dict.fromkeys(("spearman", "first", "error", "one_first", "one_top3"), nan)
+    means = ("spearman", "first", "error", "one_first", "one_top3", "inside", "area")
+    found = dict.fromkeys(means, nan)
     chance = {"first_chance": 100 / max(len(groups), 1), "one_chance": 100 / len(names)}
-    kinds = ("effect", "contribution", "first", "top3")
-    by_group = {f"{kind}:{name}": nan for kind in kinds for name in names}
+    by_group = {f"{kind}:{name}": nan for kind in KINDS for name in names}
     if not groups:
         return {**found, **chance, **by_group}
-    contributions = decompose(pair.query, pair.gallery)[0].double().numpy()
+    decomposed = decompose(pair.query, pair.gallery)
+    contributions = decomposed.contributions[0].double().numpy()
     own = contributions[groups]
     found["spearman"] = 100 * rank_correlation(own, pair.effects)
     found["first"] = 100 * float(own.argmax() == pair.effects.argmax())
     found["error"] = 100 * float(np.abs(own - pair.effects).mean())
-    alone = decompose(pair.query.expand_as(pair.changed), pair.changed).double().numpy()
-    ranks = [int((row > row[group]).sum()) for row, group in zip(alone, groups, strict=True)]
+    alone = decompose(pair.query.expand_as(pair.changed), pair.changed).contributions
+    ranks = (alone > alone.gather(1, torch.tensor(groups)[:, None])).sum(1).tolist()
     found["one_first"] = 100 * float(np.mean([rank == 0 for rank in ranks]))
     found["one_top3"] = 100 * float(np.mean([rank < TOP for rank in ranks]))
-    for group, effect, rank in zip(groups, pair.effects, ranks, strict=True):
-        values = (effect, contributions[group], float(rank == 0), float(rank < TOP))
-        for kind, value in zip(kinds, values, strict=True):
+    inside, area = inside_changes(pair, decomposed.maps)
+    found["inside"], found["area"] = 100 * float(inside.mean()), 100 * float(area.mean())
+    first, top = ([rank < most for rank in ranks] for most in (1, TOP))
+    columns: Any = (pair.effects, own, first, top, inside, area)
+    for kind, values in zip(KINDS, columns, strict=True):
+        for group, value in zip(groups, values, strict=True):
             by_group[f"{kind}:{names[group]}"] = 100 * float(value)
     return {**found, **chance, **by_group}
+
+
+def inside_changes(pair: Effects, maps: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the share of maps (1, G, h, w) on the pixels that change, and of the image, (N,)."""
+    changed = (pair.changed != pair.query).any(dim=1).float()
+    area = changed.mean(dim=(1, 2))
+    if maps is None:
+        return torch.full_like(area, torch.nan), torch.full_like(area, torch.nan)
+    own = upsample(maps[:, pair.groups], (changed.shape[1], changed.shape[2]), "bilinear")[0]
+    return (own * changed).sum(dim=(1, 2)) / own.sum(dim=(1, 2)).clamp(min=1e-12), area
 
 
 def amd(bench: Bench) -> Decompose:
@@ -261,9 +290,10 @@ def amd(bench: Bench) -> Decompose:
     interpreter = AMDInterpreter.for_target(bench.target)
     members = membership(interpreter.attributes, groups_of(bench.dataset))
 
-    def decompose(query: Tensor, gallery: Tensor) -> Tensor:
+    def decompose(query: Tensor, gallery: Tensor) -> Decomposed:
         found = interpreter.explain(query, gallery, interpolate_mode=None)
-        return found.contributions.cpu() @ members.T
+        maps = torch.einsum("bmhw,gm->bghw", found.query_maps.cpu(), members)
+        return Decomposed(found.contributions.cpu() @ members.T, maps)
 
     return decompose
 
@@ -278,9 +308,9 @@ def attribute_directions(bench: Bench) -> Decompose:
     embedded = embed_records(target.embed, dataset, records, spec=target.spec)
     fitted = AttributeDirections.fit(embedded.embeddings, labels, dataset.attribute_names)
 
-    def decompose(query: Tensor, gallery: Tensor) -> Tensor:
+    def decompose(query: Tensor, gallery: Tensor) -> Decomposed:
         first, second = (bench.target.embed(images) for images in (query, gallery))
-        return fitted.explain(first, second, groups=groups).contributions
+        return Decomposed(fitted.explain(first, second, groups=groups).contributions)
 
     return decompose
 
@@ -295,9 +325,9 @@ def counterfactual_directions(bench: Bench) -> Decompose:
         expected = "the shipped model; python benchmarks/fit_directions.py for another"
         raise InputError("methods", came, expected) from error
 
-    def decompose(query: Tensor, gallery: Tensor) -> Tensor:
+    def decompose(query: Tensor, gallery: Tensor) -> Decomposed:
         first, second = (bench.target.embed(images) for images in (query, gallery))
-        return fitted.explain(first, second).contributions
+        return Decomposed(fitted.explain(first, second).contributions)
 
     return decompose
 
@@ -311,7 +341,19 @@ def mean_effect(bench: Bench) -> Decompose:
         sums[found.groups] += found.effects
         counts[found.groups] += 1
     mean = torch.from_numpy(sums / np.maximum(counts, 1))
-    return lambda query, gallery: mean.expand(len(query), -1)
+    return lambda query, gallery: Decomposed(mean.expand(len(query), -1))
+
+
+def counterfactual_interpreter(bench: Bench) -> Decompose:
+    """Return the contributions of edits, and where those change the image."""
+    interpreter = CounterfactualInterpreter.for_target(bench.target)
+
+    def decompose(query: Tensor, gallery: Tensor) -> Decomposed:
+        device = bench.target.device
+        found = interpreter.explain(query.to(device), gallery.to(device))
+        return Decomposed(found.contributions.cpu(), found.maps.cpu())
+
+    return decompose
 
 
 mean_effect.is_control = True  # type: ignore[attr-defined]
@@ -319,6 +361,7 @@ for _name, _make in (
     ("AMDInterpreter", amd),
     ("AttributeDirections", attribute_directions),
     ("CounterfactualDirections", counterfactual_directions),
+    ("CounterfactualInterpreter", counterfactual_interpreter),
     ("MeanEffect", mean_effect),
 ):
     DECOMPOSERS.register(_make, name=_name)
