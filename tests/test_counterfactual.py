@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from nets import small_reid_net
 from torch import Tensor
 
-from reid_explain import CounterfactualInterpreter, InputError, InputSpec
+from reid_explain import (
+    CounterfactualDirections,
+    CounterfactualInterpreter,
+    InputError,
+    InputSpec,
+)
 from reid_explain.benchmark import train_editor
 from reid_explain.counterfactual import AttributeEditor, Reading, load_editor, save_editor
 from reid_explain.counterfactual.trainer import (
@@ -80,6 +85,24 @@ def test_contributions_are_what_the_edits_do(pair):
         assert found.distance[row] == pytest.approx(distance.item(), abs=1e-6)
     total = found.contributions.sum(1) + found.remainder
     torch.testing.assert_close(total, torch.ones(2))
+
+
+def test_a_second_estimate_is_averaged(pair):
+    query, gallery = pair
+    own, goal = mean_color(query), mean_color(gallery)
+    maps = torch.zeros(3, 7, 3)
+    maps[1, 3:6] = torch.eye(3)
+    maps[1, :3] = -torch.eye(3)  # a hat takes the query all the way to the gallery image
+    directions = CounterfactualDirections([*GROUPS], maps)
+    assert directions.explain(own, goal).contributions[0].tolist() == pytest.approx([0, 1, 0])
+    plain = CounterfactualInterpreter(mean_color, Painter(GROUPS), PLAIN).explain(query, gallery)
+    both = CounterfactualInterpreter(mean_color, Painter(GROUPS), PLAIN, directions)
+    expected = (plain.contributions + torch.tensor([0.0, 1.0, 0.0])) / 2
+    torch.testing.assert_close(both.explain(query, gallery).contributions, expected)
+    with pytest.raises(InputError, match="directions"):
+        CounterfactualInterpreter(
+            mean_color, Painter(GROUPS), PLAIN, CounterfactualDirections(["hat"], maps[:1])
+        )
 
 
 def test_the_common_form(pair):

@@ -315,15 +315,20 @@ def attribute_directions(bench: Bench) -> Decompose:
     return decompose
 
 
-def counterfactual_directions(bench: Bench) -> Decompose:
-    """Return the contributions of the shipped maps, which know the shipped model alone."""
+def shipped_directions(bench: Bench) -> CounterfactualDirections:
+    """Return the shipped maps, which know the shipped model alone."""
     probes = probe_images(bench.target.spec.size, torch.empty(0))
     try:
-        fitted = CounterfactualDirections.load(SHIPPED, fingerprint=bench.target.embed(probes))
+        return CounterfactualDirections.load(SHIPPED, fingerprint=bench.target.embed(probes))
     except InputError as error:
         came = f"no directions for {bench.target.label}"
         expected = "the shipped model; python benchmarks/fit_directions.py for another"
         raise InputError("methods", came, expected) from error
+
+
+def counterfactual_directions(bench: Bench) -> Decompose:
+    """Return the contributions of the shipped maps."""
+    fitted = shipped_directions(bench)
 
     def decompose(query: Tensor, gallery: Tensor) -> Decomposed:
         first, second = (bench.target.embed(images) for images in (query, gallery))
@@ -344,9 +349,9 @@ def mean_effect(bench: Bench) -> Decompose:
     return lambda query, gallery: Decomposed(mean.expand(len(query), -1))
 
 
-def counterfactual_interpreter(bench: Bench) -> Decompose:
+def counterfactual_edits(bench: Bench, **settings: Any) -> Decompose:
     """Return the contributions of edits, and where those change the image."""
-    interpreter = CounterfactualInterpreter.for_target(bench.target)
+    interpreter = CounterfactualInterpreter.for_target(bench.target, **settings)
 
     def decompose(query: Tensor, gallery: Tensor) -> Decomposed:
         device = bench.target.device
@@ -356,11 +361,17 @@ def counterfactual_interpreter(bench: Bench) -> Decompose:
     return decompose
 
 
+def counterfactual_interpreter(bench: Bench) -> Decompose:
+    """Return the mean of the contributions of edits and of the shipped maps."""
+    return counterfactual_edits(bench, directions=shipped_directions(bench))
+
+
 mean_effect.is_control = True  # type: ignore[attr-defined]
 for _name, _make in (
     ("AMDInterpreter", amd),
     ("AttributeDirections", attribute_directions),
     ("CounterfactualDirections", counterfactual_directions),
+    ("CounterfactualEdits", counterfactual_edits),
     ("CounterfactualInterpreter", counterfactual_interpreter),
     ("MeanEffect", mean_effect),
 ):

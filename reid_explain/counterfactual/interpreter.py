@@ -14,6 +14,7 @@ from torch import Tensor
 from reid_explain.capture import ForwardFunc, evaluation, model_of
 from reid_explain.checks import at_least_float32, check_choice, check_images, check_rows, describe
 from reid_explain.counterfactual.editor import AttributeEditor, Reading
+from reid_explain.directions import CounterfactualDirections
 from reid_explain.errors import InputError
 from reid_explain.explainers.base import INTERPOLATE_MODES, only_tensor, parts_of
 from reid_explain.inputs import InputSpec
@@ -52,13 +53,18 @@ class CounterfactualInterpreter:
     may be a black box, and contributions need not sum to 1: the remainder has a name.
 
     The editor is trained where interventions are known, on drawn people. What it does to a
-    photograph is to be looked at: ``images``.
+    photograph is to be looked at: ``images``. Directions that were fitted to interventions on this
+    very model estimate the same contributions in another way: with them the two are averaged.
 
     Args:
         forward_func: The model, or any function of images (B, 3, H, W) to embeddings (B, D). A
             module runs in eval mode and gets its modes back.
         editor: The editor, the shipped one by default.
         spec: The images that the model takes, its ``input_spec`` by default.
+        directions: A second estimate, of the same groups.
+
+    Raises:
+        InputError: Directions of other groups.
 
     Example:
         >>> import torch
@@ -76,12 +82,16 @@ class CounterfactualInterpreter:
         forward_func: ForwardFunc,
         editor: AttributeEditor | None = None,
         spec: InputSpec | None = None,
+        directions: CounterfactualDirections | None = None,
     ) -> None:
         self.forward_func = forward_func
+        self.directions = directions
         self.editor = (load_editor() if editor is None else editor).eval()
         self.groups = tuple(self.editor.groups)
         own = getattr(model_of(forward_func), "input_spec", None)
         self.spec: InputSpec = spec or own or InputSpec()
+        if directions is not None and directions.groups != self.groups:
+            raise InputError("directions", f"groups {directions.groups}", f"{self.groups}")
 
     def explain(self, query: Tensor, gallery: Tensor) -> CounterfactualPair:
         """Explain the distance of each query image to its gallery image.
@@ -108,6 +118,8 @@ class CounterfactualInterpreter:
         scale = distance.where(distance > 0, torch.ones_like(distance))[:, None]
         left = (moved - goal[:, None]).norm(dim=2)
         shares = differs.to(left) * (distance[:, None] - left) / scale
+        if self.directions is not None:
+            shares = (shares + self.directions.explain(own, goal).contributions) / 2
         maps = (self._rgb(images) - self._rgb(query)[:, None]).abs().mean(dim=2)
         maps = differs.to(maps)[..., None, None] * maps
         return CounterfactualPair(shares, 1 - shares.sum(1), distance, differs, maps, images)

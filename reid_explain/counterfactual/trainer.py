@@ -83,10 +83,12 @@ class Scales(NamedTuple):
 class EditStep(nn.Module):
     """Interventions to loss terms by name, each a sum over the groups.
 
-    ``pixels``: the absolute difference of edit and truth; ``masks``: the Dice loss of the masks;
-    ``values``: the cross-entropy of the values, also of edited images; ``embeddings``: the squared
-    distance between what a model makes of edit and truth. Differences are relative to the mean of
-    what the very intervention changes and of what those of its group do.
+    ``pixels``: the absolute difference of edit and truth; ``masks``: Dice loss and cross-entropy of
+    the masks, which else stay empty where the truth is small; ``paint``: the absolute difference of
+    paint and truth where a toggled group shows; ``values``: the cross-entropy of the values, also
+    of edited images; ``embeddings``: the squared distance between what a model makes of edit and
+    truth. Pixels and embeddings are relative to the mean of what the very intervention changes and
+    of what those of its group do.
 
     Args:
         editor: What is trained.
@@ -125,8 +127,8 @@ class EditStep(nn.Module):
             self._edits_loss(small, edits, reading, batch, group)
             for group in torch.unique(batch.group).tolist()
         ]
-        pixels, masks = (torch.stack(losses).sum() for losses in zip(*found, strict=True))
-        terms = {"pixels": pixels, "masks": masks}
+        sums = (torch.stack(losses).sum() for losses in zip(*found, strict=True))
+        terms = dict(zip(("pixels", "masks", "paint"), sums, strict=True))
         terms["values"] = 0.3 * self._values_loss(reading.codes, torch.cat([batch.values, own]))
         if self.embed is not None:
             terms["embeddings"] = self._embeddings_loss(reading, batch, self.embed)
@@ -151,8 +153,8 @@ class EditStep(nn.Module):
 
     def _edits_loss(
         self, images: Tensor, edits: Tensor, reading: Reading, batch: Interventions, group: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return the terms of pixels and masks of one group."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the terms of pixels, masks and paint of one group."""
         rows = batch.group == group
         query, gallery, truth = batch.query[rows], batch.gallery[rows], edits[rows]
         before = images[query]
@@ -161,8 +163,15 @@ class EditStep(nn.Module):
         error = (edited - truth).abs().sum((1, 2, 3)) / ((total + self.scales.pixels[group]) / 2)
         changed = ((truth - before).abs().amax(1) > VISIBLE).float()
         mask = reading.masks[query, group]
-        overlap = 2 * (mask * changed).sum((1, 2)) / ((mask + changed).sum((1, 2)) + 1)
-        return error.mean(), 1 - overlap.mean()
+        area = changed.sum((1, 2))
+        overlap = 2 * (mask * changed).sum((1, 2)) / (mask.sum((1, 2)) + area + 1)
+        entropy = F.binary_cross_entropy(mask, changed, reduction="none").sum((1, 2)) / (area + 30)
+        masks = (1 - overlap + entropy / 2).mean()
+        if group < self.editor.dyed:
+            return error.mean(), masks, torch.zeros(())
+        paint = reading.paint[query, group - self.editor.dyed]
+        wrong = ((paint - truth).abs().mean(1) * changed).sum((1, 2)) / (area + 3)
+        return error.mean(), masks, 3 * wrong.mean()
 
     def _embeddings_loss(
         self, reading: Reading, batch: Interventions, embed: Callable[[Tensor], Tensor]
