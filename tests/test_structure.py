@@ -18,7 +18,7 @@ LAYERS = (
     ("retrieval", "testing.py"),
     ("metrics",),
     ("training",),
-    ("amd",),
+    ("amd", "counterfactual"),
     ("benchmark",),
 )
 """Each imports from itself and from what stands before its own line: none beside it."""
