@@ -349,7 +349,7 @@ def mean_effect(bench: Bench) -> Decompose:
     return lambda query, gallery: Decomposed(mean.expand(len(query), -1))
 
 
-def counterfactual_edits(bench: Bench, **settings: Any) -> Decompose:
+def counterfactual_interpreter(bench: Bench, **settings: Any) -> Decompose:
     """Return the contributions of edits, and where those change the image."""
     interpreter = CounterfactualInterpreter.for_target(bench.target, **settings)
 
@@ -361,9 +361,9 @@ def counterfactual_edits(bench: Bench, **settings: Any) -> Decompose:
     return decompose
 
 
-def counterfactual_interpreter(bench: Bench) -> Decompose:
+def counterfactual_mean(bench: Bench) -> Decompose:
     """Return the mean of the contributions of edits and of the shipped maps."""
-    return counterfactual_edits(bench, directions=shipped_directions(bench))
+    return counterfactual_interpreter(bench, directions=shipped_directions(bench))
 
 
 mean_effect.is_control = True  # type: ignore[attr-defined]
@@ -371,8 +371,8 @@ for _name, _make in (
     ("AMDInterpreter", amd),
     ("AttributeDirections", attribute_directions),
     ("CounterfactualDirections", counterfactual_directions),
-    ("CounterfactualEdits", counterfactual_edits),
     ("CounterfactualInterpreter", counterfactual_interpreter),
+    ("CounterfactualMean", counterfactual_mean),
     ("MeanEffect", mean_effect),
 ):
     DECOMPOSERS.register(_make, name=_name)
