@@ -249,7 +249,17 @@ def test_losses_by_hand(batch, monkeypatch):
     typical = scales.pixels[batch.group]
     each = 2 * change / (change + typical)
     expected = each[0] + each[1:3].mean() + each[3]
-    assert blank(batch)["pixels"] == pytest.approx(expected.item(), rel=1e-5)
+    terms = blank(batch)
+    assert terms["pixels"] == pytest.approx(expected.item(), rel=1e-5)
+    before, after = batch.images[batch.query] / 255, batch.edits / 255
+    changed = ((after - before).abs().amax(1) > 0.03).float()  # masks are 1, paint is 0.25
+    area = changed.sum((1, 2))
+    dice = 1 - 2 * area / (128 * 64 + area + 1)
+    entropy = (128 * 64 - area) * 100 / (area + 30)  # torch's largest: -log 0 counts as 100
+    each = dice + entropy / 2
+    assert terms["masks"] == pytest.approx((each[0] + each[1:3].mean() + each[3]).item(), rel=1e-4)
+    paint = 3 * ((0.25 - after).abs().mean(1) * changed).sum((1, 2)) / (area + 3)
+    assert terms["paint"] == pytest.approx((paint[1:3].mean() + paint[3]).item(), rel=1e-4)
 
 
 @pytest.mark.slow
