@@ -317,6 +317,25 @@ def test_mutual_matches_by_contribution():
     assert len(found.top(9)[0].query) == 3
 
 
+def test_matches_beside_stronger_ones_are_left_out():
+    """Places of a column each go with themselves, the lower the stronger, but 0 with 3."""
+    affinity = torch.eye(6)
+    affinity[[0, 3]] = affinity[[3, 0]]
+    shape = (1, 6, 1, 6, 1)
+    table = torch.arange(6.0)[:, None].expand(6, 6)
+    found = PairExplanation(table.reshape(shape), affinity.view(shape), torch.ones(1))
+    for apart, query, gallery in (
+        (0, [5, 4, 3, 2, 1, 0], [5, 4, 0, 2, 1, 3]),
+        (1, [5, 3, 0], [5, 0, 3]),  # 4 is beside 5, 2 beside 3, and 1 meets a neighbor of 0
+        (5, [5], [5]),
+    ):
+        (matches,) = found.top(9, apart=apart)
+        assert matches.query[:, 0].tolist() == query
+        assert matches.gallery[:, 0].tolist() == gallery
+        assert matches.contributions.tolist() == query
+    assert len(found.top(2)[0].query) == 2
+
+
 # Verification
 
 

@@ -19,6 +19,7 @@ from reid_explain import InputError
 from reid_explain.visualization import (
     comparison_figure,
     explanation_figure,
+    matches_figure,
     overlay,
     picture_figure,
     save_figure,
@@ -366,3 +367,19 @@ def test_bad_input_is_named(call, argument):
     with pytest.raises(InputError) as caught:
         call()
     assert caught.value.argument == argument
+
+
+def test_matches_join_their_places():
+    query, gallery = torch.full((3, 40, 20), 0.5), torch.full((3, 30, 30), 0.5)
+    places = torch.tensor([[0, 0], [3, 1]]), torch.tensor([[1, 2], [2, 0]])
+    figure = matches_figure(query, gallery, (*places, torch.tensor([2.0, -1.0])), [(4, 2), (3, 3)])
+    (left, right), lines = figure.axes, figure.artists
+    assert [tuple(line.xy1) for line in lines] == [(4.5, 4.5), (14.5, 34.5)]
+    assert [tuple(line.xy2) for line in lines] == [(24.5, 14.5), (4.5, 24.5)]
+    assert [(line.axesA, line.axesB) for line in lines] == [(left, right)] * 2
+    assert lines[0].get_linewidth() > lines[1].get_linewidth()
+    assert lines[0].get_edgecolor() != lines[1].get_edgecolor()
+    dots = [axis.lines[0].get_xydata()[0].tolist() for axis in (left, right)]
+    assert dots == [[4.5, 4.5], [24.5, 14.5]]
+    with pytest.raises(InputError, match="matches"):
+        matches_figure(query, gallery, (*places, torch.ones(2)), [(3, 2), (3, 3)])

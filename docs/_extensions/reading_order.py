@@ -3,6 +3,7 @@
 ORDER = (
     "explain_embedding",
     "explain_match",
+    "place_to_place",
     "photographs",
     "rank_list",
     "explain_difference",

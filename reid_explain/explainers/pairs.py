@@ -54,15 +54,21 @@ class PairExplanation:
         """The marginal of the gallery image, (B, 1, h', w')."""
         return self.contributions.sum(dim=(1, 2))[:, None]
 
-    def top(self, k: int = 10) -> list[Matches]:
+    def top(self, k: int = 10, apart: int = 0) -> list[Matches]:
         """Return the mutual matches that contribute most, up to k for each of the B pairs.
 
         Two places match mutually if neither has a better one in the other image by affinity.
 
+        Args:
+            k: how many.
+            apart: matches of which an end is within so many rows and columns of that of a stronger
+                one are left out, so that those of a figure spread.
+
         Raises:
-            InputError: k is less than 1.
+            InputError: k is less than 1, or apart than 0.
         """
         check_at_least("k", k, 1)
+        check_at_least("apart", apart, 0)
         *_, width = self.contributions.shape[:3]
         other = self.contributions.shape[4]
         found = []
@@ -72,10 +78,22 @@ class PairExplanation:
             places = torch.arange(len(table), device=table.device)
             places = places[back[best] == places]
             values = contributions.flatten(2).flatten(0, 1)[places, best[places]]
-            order = values.argsort(descending=True, stable=True)[:k]
-            query, gallery = places[order], best[places[order]]
-            found.append(Matches(_cells(query, width), _cells(gallery, other), values[order]))
+            order = values.argsort(descending=True, stable=True)
+            ends = _cells(places[order], width), _cells(best[places[order]], other)
+            kept = _spread(ends, k, apart)
+            found.append(Matches(ends[0][kept], ends[1][kept], values[order][kept]))
         return found
+
+
+def _spread(ends: tuple[Tensor, Tensor], k: int, apart: int) -> Tensor:
+    """Return the first k of ordered matches whose ends (n, 2) are apart from those before."""
+    first, second = ((end[:, None] - end).abs().amax(dim=2) for end in ends)
+    near = (torch.minimum(first, second) <= apart).cpu()  # mutual matches share no end
+    kept: list[int] = []
+    for number in range(len(near)):
+        if len(kept) < k and not near[number, kept].any():
+            kept.append(number)
+    return torch.tensor(kept, dtype=torch.long, device=first.device)
 
 
 def _cells(places: Tensor, width: int) -> Tensor:

@@ -25,7 +25,7 @@ from reid_explain.vectors import cosine, unit
 
 STEPS, MOST_STEPS = 8, 64
 """Steps of the path where what lies behind the layer is not linear, at first and at most."""
-TOLERANCE = 0.025
+TOLERANCE = 0.015
 """What the sum over all places may miss of the way, as a share of it, before steps are doubled."""
 WITHOUT_INFLUENCE = "a layer from which forward_func computes the result, in torch"
 BLOCK = 2**25

@@ -9,6 +9,7 @@ from reid_explain.visualization.charts import Curve, curves_figure, interval_fig
 from reid_explain.visualization.colors import overlay
 from reid_explain.visualization.layout import save_figure
 from reid_explain.visualization.maps import comparison_figure, explanation_figure, picture_figure
+from reid_explain.visualization.matches import matches_figure
 
 __all__ = [
     "Curve",
@@ -18,6 +19,7 @@ __all__ = [
     "curves_figure",
     "explanation_figure",
     "interval_figure",
+    "matches_figure",
     "overlay",
     "picture_figure",
     "save_figure",
