@@ -1,5 +1,6 @@
 """The build of the documentation fails when an example, a link or an equation of it is broken."""
 
+import runpy
 import shutil
 import subprocess
 import sys
@@ -73,3 +74,11 @@ def test_a_fault_fails_the_build(fault, message, tmp_path):
     result = build(tmp_path, **fault)
     assert result.returncode != 0
     assert message in result.stderr + result.stdout
+
+
+def test_every_example_has_a_place_in_the_gallery():
+    order = runpy.run_path(str(DOCS / "_extensions" / "reading_order.py"))["ORDER"]
+    examples = {
+        path.stem.removeprefix("plot_") for path in (DOCS.parent / "examples").glob("plot_*.py")
+    }
+    assert sorted(order) == sorted(examples)

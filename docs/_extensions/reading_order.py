@@ -7,6 +7,7 @@ ORDER = (
     "photographs",
     "rank_list",
     "explain_difference",
+    "counterfactual",
     "attribute_maps",
     "masks_against_maps",
     "extremal",
