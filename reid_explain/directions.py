@@ -149,7 +149,7 @@ class AttributeDirections:
         difference, member = first - second, self._members(groups).to(first)
         # (B, G, D): what the attributes of each group put between the two.
         steps = torch.einsum("bm,gm,md->bgd", one - other, member, self.directions.to(first))
-        return DirectionExplanation(*_decomposed(difference, -steps), one, other)
+        return DirectionExplanation(*decomposed(difference, -steps), one, other)
 
     def concept(self, attribute: str) -> Concept:
         """Return the objective of an attribute: any explainer shows where it is read from.
@@ -325,7 +325,7 @@ class CounterfactualDirections:
         """
         first, second = _paired(query, gallery, self.maps.shape[2])
         steps = self.displacements(first, second)
-        return CounterfactualExplanation(*_decomposed(first - second, steps))
+        return CounterfactualExplanation(*decomposed(first - second, steps))
 
     def displacements(self, query: Tensor, gallery: Tensor) -> Tensor:
         """Return s_k, (B, G, D): where each group of attributes would move the query's (B, D)."""
@@ -358,7 +358,7 @@ def _paired(query: Tensor, gallery: Tensor, width: int) -> tuple[Tensor, Tensor]
     return first.expand(count, -1), second.to(first).expand(count, -1)
 
 
-def _decomposed(difference: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def decomposed(difference: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return shares (B, K), remainder and distance (B,) of differences (B, D), steps (B, K, D)."""
     distance = difference.norm(dim=1)
     left = (difference[:, None] + steps).norm(dim=2)

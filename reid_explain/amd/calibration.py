@@ -21,6 +21,9 @@ from reid_explain.amd.evaluation import product_distances
 from reid_explain.datasets.records import Record, RecordDataset, ReIDDataset
 from reid_explain.errors import InputError
 
+CALIBRATION = "calibration.json"
+"""What a calibration is kept as, in the folder of a run."""
+
 
 class Calibration(NamedTuple):
     """The ``scale`` that was set, and the ADRE in percent ``before``, at scale 1, and ``after``.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from reid_explain.amd.calibration import calibrate, drawn_identities
+from reid_explain.amd.calibration import CALIBRATION, calibrate, drawn_identities
 from reid_explain.amd.decomposition import all_distances
 from reid_explain.amd.interpreter import AMDInterpreter
 from reid_explain.amd.loss import AMDLoss, pair_labels
@@ -29,7 +29,6 @@ from reid_explain.training.loop import BEST, TrainingLoop
 from reid_explain.training.sampling import IdentityBatches
 
 BATCH = 64
-CALIBRATION = "calibration.json"
 
 
 class PairStep(nn.Module):

@@ -24,7 +24,7 @@ from reid_explain.amd import (
     decompose_records,
     evaluate,
 )
-from reid_explain.amd.calibration import drawn_identities
+from reid_explain.amd.calibration import CALIBRATION, drawn_identities
 from reid_explain.amd.recipe import Recipe
 from reid_explain.benchmark import attribute_figures, attribute_tables, attribute_truth
 from reid_explain.benchmark.command_line import (
@@ -149,7 +149,7 @@ class Train(ModelRun):
         from accelerate import Accelerator
         from accelerate.utils import set_seed
 
-        from reid_explain.amd.trainer import CALIBRATION, train_interpreter, training_parts
+        from reid_explain.amd.trainer import train_interpreter, training_parts
 
         mixed = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[self.precision]
         accelerator = Accelerator(mixed_precision=mixed, cpu=not torch.accelerator.is_available())
@@ -249,7 +249,7 @@ class Calibrate(InterpreterRun):
         found = calibrate(interpreter, dataset, records, **options)
         with atomic(self.output / FILE) as path:
             interpreter.save(path, dtype=getattr(torch, self.stored_dtype))
-        write_json(self.output / "calibration.json", found._asdict())
+        write_json(self.output / CALIBRATION, found._asdict())
         print(found)
 
 

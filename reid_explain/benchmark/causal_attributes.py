@@ -249,8 +249,7 @@ def effects_of(bench: Bench, query: Record, gallery: Record) -> Effects:
 def scores(pair: Effects, decompose: Decompose, names: Sequence[str]) -> dict[str, float]:
     """Return the columns of one method on one pair."""
     groups, nan = pair.groups, float("nan")
-    means = ("spearman", "first", "error", "one_first", "one_top3", "inside", "area")
-    found = dict.fromkeys(means, nan)
+    found = dict.fromkeys([*(metric.name for metric in METRICS), "area"], nan)
     chance = {"first_chance": 100 / max(len(groups), 1), "one_chance": 100 / len(names)}
     by_group = {f"{kind}:{name}": nan for kind in KINDS for name in names}
     if not groups:

@@ -182,12 +182,12 @@ def draw(world: Any, target: Target, number: int, people: int, seed: int) -> Int
                 if (image != originals[query]).any():
                     rows.append((query, gallery, group))
                     edits.append(target.spec.fit(Image.fromarray(image)))
-    images = [target.spec.fit(Image.fromarray(image)) for image in originals]
-    moved = target.embed(torch.stack([target.spec.to_tensor(image) for image in edits]))
-    own = target.embed(torch.stack([target.spec.to_tensor(image) for image in images]))
-    small = F.interpolate(pixels(edits).float(), SIZE, mode="area").round().byte()
+    images = pixels([target.spec.fit(Image.fromarray(image)) for image in originals])
+    changed = pixels(edits)
+    own, moved = (target.embed(target.spec.from_rgb(each / 255)) for each in (images, changed))
+    small = F.interpolate(changed.float(), SIZE, mode="area").round().byte()
     ways = [torch.tensor(column) for column in zip(*rows, strict=True)]
-    return Interventions(pixels(images), small, values, *ways, own, moved)  # type: ignore[call-arg]
+    return Interventions(images, small, values, *ways, own, moved)  # type: ignore[call-arg]
 
 
 def read_sheet(path: Path) -> Interventions:

@@ -14,7 +14,7 @@ from torch import Tensor
 from reid_explain.capture import ForwardFunc, evaluation, model_of
 from reid_explain.checks import at_least_float32, check_choice, check_images, check_rows, describe
 from reid_explain.counterfactual.editor import AttributeEditor, Reading
-from reid_explain.directions import CounterfactualDirections
+from reid_explain.directions import CounterfactualDirections, decomposed
 from reid_explain.errors import InputError
 from reid_explain.explainers.base import INTERPOLATE_MODES, only_tensor, parts_of
 from reid_explain.inputs import InputSpec
@@ -110,17 +110,18 @@ class CounterfactualInterpreter:
         with self._evaluation():
             one, other = (self._read(images) for images in (query, gallery))
             differs = self.editor.differs(one, other)
-            edited = [self._edited(query, one, other, group) for group in range(len(self.groups))]
-            images = torch.stack(edited, dim=1)
+            rgb = self._rgb(query)
+            groups = range(len(self.groups))
+            edits = [self.editor.edit(rgb, one, other, group).clamp(0, 1) for group in groups]
+            edited = torch.stack(edits, dim=1)
+            images = self.spec.from_rgb(edited).to(query.dtype)
             own, goal = self._embed(query), self._embed(gallery)
             moved = self._embed(images.flatten(0, 1)).view(*images.shape[:2], -1)
-        distance = (own - goal).norm(dim=1)
-        scale = distance.where(distance > 0, torch.ones_like(distance))[:, None]
-        left = (moved - goal[:, None]).norm(dim=2)
-        shares = differs.to(left) * (distance[:, None] - left) / scale
+        shares, _, distance = decomposed(own - goal, moved - own[:, None])
+        shares = differs.to(shares) * shares
         if self.directions is not None:
             shares = (shares + self.directions.explain(own, goal).contributions) / 2
-        maps = (self._rgb(images) - self._rgb(query)[:, None]).abs().mean(dim=2)
+        maps = (edited - rgb[:, None]).abs().mean(dim=2)
         maps = differs.to(maps)[..., None, None] * maps
         return CounterfactualPair(shares, 1 - shares.sum(1), distance, differs, maps, images)
 
@@ -180,10 +181,6 @@ class CounterfactualInterpreter:
     def _read(self, images: Tensor) -> Reading:
         parts = [self.editor.read(self._rgb(images[rows])) for rows in parts_of(images)]
         return Reading(*map(torch.cat, zip(*parts, strict=True)))
-
-    def _edited(self, images: Tensor, one: Reading, other: Reading, group: int) -> Tensor:
-        edited = self.editor.edit(self._rgb(images), one, other, group).clamp(0, 1)
-        return self.spec.from_rgb(edited).to(images.dtype)
 
     def _embed(self, images: Tensor) -> Tensor:
         found = [self.forward_func(images[rows]) for rows in parts_of(images)]
