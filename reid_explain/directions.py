@@ -1,20 +1,18 @@
 """Attributes as directions of the embedding space: which differ, and how much, by linear maps."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from reid_explain.checks import at_least_float32, check_choice, check_embeddings, describe
 from reid_explain.errors import InputError
 from reid_explain.objectives import Concept
+from reid_explain.tensor_files import read_tensors, write_tensors
 
-METADATA = "names"
+KIND = "names"
 Groups = Mapping[str, Sequence[str]]
 """Attributes that change together, such as the colors of a garment, by a common name."""
 
@@ -372,29 +370,21 @@ def _write(
 ) -> None:
     if fingerprint is not None:
         state = {**state, "fingerprint": fingerprint}
-    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    try:
-        save_file(state, path, {METADATA: json.dumps(names)})
-    except (OSError, SafetensorError) as error:
-        raise InputError("path", f"{path} ({error})", "a file that can be written") from error
+    write_tensors(path, state, KIND, list(names))
 
 
 def _read(
     path: str | Path, tensors: Sequence[str], fingerprint: Tensor | None
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return the tensors and names of a file, if it has those and is of the model at hand."""
-    try:
-        with safe_open(path, "pt") as file:
-            names = json.loads((file.metadata() or {})[METADATA])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found = {name: state[name] for name in tensors}
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
-        raise InputError("path", f"{path} ({error})", "a file of save of this class") from error
+    state, names = read_tensors(path, KIND, "a file of save of this class")
+    if missing := [name for name in tensors if name not in state]:
+        raise InputError("path", f"{path} without {missing}", "a file of save of this class")
     if fingerprint is not None and (saved := state.get("fingerprint")) is not None:
         own = fingerprint.cpu().to(saved)
         if own.shape != saved.shape or (own - saved).norm() > 1e-2 * saved.norm():
             raise InputError("fingerprint", "another model's embeddings", f"those of {path}")
-    return found, names
+    return state, names
 
 
 def _ridge(inputs: Tensor, outputs: Tensor, penalty: float) -> Tensor:

@@ -4,14 +4,11 @@ Chen et al., "Explainable person re-identification with attribute-guided metric 
 ICCV 2021.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reid_explain.amd.decomposition import attribute_distances, contributions
@@ -26,10 +23,11 @@ from reid_explain.explainers.registry import EXPLAINERS
 from reid_explain.inputs import InputSpec
 from reid_explain.models.pretrained import load_pretrained
 from reid_explain.models.state_dicts import load_state_dict
+from reid_explain.tensor_files import read_tensors, write_tensors
 
 SHIPPED = Path(__file__).parent / "weights"
 FINGERPRINT = "target_fingerprint"
-METADATA = "amd_interpreter"
+KIND = "amd_interpreter"
 
 
 class PairExplanation(NamedTuple):
@@ -227,16 +225,10 @@ class AMDInterpreter(base.Explainer):
         Matrices and kernels are stored in ``dtype``; vectors and prototypes stay as they are. A
         file that cannot be written raises ``InputError``.
         """
-        state = {FINGERPRINT: self.network.fingerprint}
-        for key, value in self.network.state_dict().items():
-            compact = value.dim() > 1 and value.is_floating_point() and key != "prototypes"
-            state[key] = value.to("cpu", dtype if compact else value.dtype).contiguous()
+        state = {FINGERPRINT: self.network.fingerprint, **self.network.state_dict()}
         settings = {name: getattr(self, name) for name in ("attributes", "stages", "hidden")}
         settings["input_spec"] = self.spec.to_json()
-        try:
-            save_file(state, path, {METADATA: json.dumps(settings)})
-        except (OSError, SafetensorError) as error:
-            raise InputError("path", f"{path} ({error})", "a file that can be written") from error
+        write_tensors(path, state, KIND, settings, dtype=dtype, whole=(FINGERPRINT, "prototypes"))
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module) -> "AMDInterpreter":
@@ -304,15 +296,13 @@ class AMDInterpreter(base.Explainer):
 def read_interpreter(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the constructor's settings and the tensors of a file that ``save`` wrote."""
     expected = "a file of AMDInterpreter.save"
+    state, settings = read_tensors(path, KIND, expected)
+    state.setdefault("scale", torch.ones(()))  # Files of before calibration.
     try:
-        with safe_open(path, "pt") as file:
-            settings = json.loads((file.metadata() or {})[METADATA])
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        state.setdefault("scale", torch.ones(()))  # Files of before calibration.
         if "image_size" in settings:  # Files of version 0.1.
             settings["input_spec"] = {"size": settings.pop("image_size")}
         spec = InputSpec.from_json(settings.pop("input_spec"))
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise InputError("path", f"{path} ({error})", expected) from error
     if FINGERPRINT not in state or {*settings} != {"attributes", "stages", "hidden"}:
         raise InputError("path", f"{path} without settings or fingerprint", expected)

@@ -1,14 +1,11 @@
 """The interpreter that intervenes: it edits an attribute and asks the model what that did."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from reid_explain.capture import ForwardFunc, evaluation, model_of
@@ -19,9 +16,10 @@ from reid_explain.errors import InputError
 from reid_explain.explainers.base import INTERPOLATE_MODES, only_tensor, parts_of
 from reid_explain.inputs import InputSpec
 from reid_explain.models.state_dicts import load_state_dict
+from reid_explain.tensor_files import read_tensors, write_tensors
 
 SHIPPED = Path(__file__).parent / "weights"
-METADATA = "attribute_editor"
+KIND = "attribute_editor"
 
 
 class CounterfactualPair(NamedTuple):
@@ -193,14 +191,7 @@ def save_editor(editor: AttributeEditor, path: str | Path) -> None:
     Raises:
         InputError: The file cannot be written.
     """
-    state = {
-        name: (value.half() if value.dim() > 1 else value).cpu().contiguous()
-        for name, value in editor.state_dict().items()
-    }
-    try:
-        save_file(state, path, {METADATA: json.dumps(editor.groups)})
-    except (OSError, SafetensorError) as error:
-        raise InputError("path", f"{path} ({error})", "a file that can be written") from error
+    write_tensors(path, editor.state_dict(), KIND, editor.groups, dtype=torch.float16)
 
 
 def load_editor(path: str | Path | None = None) -> AttributeEditor:
@@ -210,12 +201,7 @@ def load_editor(path: str | Path | None = None) -> AttributeEditor:
         InputError: No such file, or one of another kind.
     """
     path = SHIPPED / "synthetic.safetensors" if path is None else path
-    try:
-        with safe_open(path, "pt") as file:
-            groups = json.loads((file.metadata() or {})[METADATA])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
-        raise InputError("path", f"{path} ({error})", "a file of save_editor") from error
+    state, groups = read_tensors(path, KIND, "a file of save_editor")
     editor = AttributeEditor(groups)
     load_state_dict(editor, state, str(path))
     return editor.eval()
