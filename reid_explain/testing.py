@@ -328,7 +328,8 @@ class Contract:
         refuses("interpolate_mode", partial(self.maps, images, interpolate_mode="area"))
         refuses("layer", partial(self.explainer, self.function(net), "no such layer"))
         refuses("layer", partial(self.explainer, self.function(net), nn.ReLU()))
-        refuses("layer", partial(self.explainer, self.function(net), None))
+        if inspect.signature(self.explainer).parameters["layer"].default is inspect.Parameter.empty:
+            refuses("layer", partial(self.explainer, self.function(net), None))
 
     def check_chunks(self) -> None:
         """``perturbations_per_eval``, where there is one, bounds every pass and nothing else."""

@@ -13,6 +13,7 @@ from reid_explain import (
     GradientWeighting,
     Logit,
     Margin,
+    MaskWeighting,
     Norm,
     Projection,
     ScoreWeighting,
@@ -27,7 +28,11 @@ from reid_explain.testing import (
     pictures,
 )
 
-FAST = {"ExtremalFAM": {"rounds": 1, "descents": 2}}
+FAST = {
+    "ExtremalFAM": {"rounds": 1, "descents": 2},
+    "RELAX": {"masks": 40},
+    "RISE": {"masks": 40},
+}
 PRESETS = [
     name
     for name, explainer in EXPLAINERS.items()
@@ -49,6 +54,7 @@ ALGORITHMS = {
     "score": ScoreWeighting,
     "sampled score": partial(ScoreWeighting, max_scored_channels=3),
     "descent": partial(ExtremalDescent, rounds=1, descents=2),
+    "masks": partial(MaskWeighting, masks=40),
     "control": ActivationMean,
 }
 

@@ -182,7 +182,7 @@ class Task(ABC):
 
     def runs(self, method: Method) -> bool:
         """Tell whether a method runs unless told otherwise: those whose runs take minutes."""
-        return bool(method.fact("cost") != "descent")
+        return method.fact("cost") not in ("masks", "descent")
 
     @abstractmethod
     def cases(self, bench: Bench) -> Sequence[Case]:

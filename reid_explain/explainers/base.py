@@ -21,7 +21,7 @@ from reid_explain.checks import (
 )
 from reid_explain.errors import InputError
 from reid_explain.explainers.layout import as_map, upsample
-from reid_explain.memory_format import images_per_forward, in_fast_format
+from reid_explain.memory_format import autocast, images_per_forward, in_fast_format
 from reid_explain.objectives import RESULT, Batch, Objective
 
 Images = TypeVar("Images", Tensor, tuple[Tensor, ...])
@@ -66,7 +66,8 @@ class Explainer(LayerAttribution):
     The class says what a benchmark has to give it: ``explains``, the function of the target
     (``"embedding"``, ``"logits"`` or ``"pooled"``); ``needs``, the keywords of ``attribute``
     (``"references"``, ``"target"``); ``cost``, one ``"pass"``, a pass for each of the
-    ``"channels"``, or a ``"descent"``; and ``is_control``, that it knows nothing of the embedding.
+    ``"channels"`` or of many ``"masks"``, or a ``"descent"``; and ``is_control``, that it knows
+    nothing of the embedding.
 
     Args:
         forward_func: The model, or any function of a batch of images (B, C, H, W) that returns
@@ -196,6 +197,29 @@ class Explainer(LayerAttribution):
                 "a tensor (B, D); pick it: lambda x: model(x)[...]",
             )
         return at_least_float32(check_rows(RESULT, output, rows=len(rows)))
+
+    def _results(
+        self,
+        shown: Tensor,
+        rows: Tensor,
+        args: tuple[Any, ...],
+        batch: int,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Return the results (n, D) of images (n, C, H, W) in the place of these rows (n,).
+
+        ``dtype`` is the precision of the passes, as :func:`.autocast` has it.
+        """
+        own = rows_of(args, rows, batch)
+
+        def run(images: Tensor) -> Tensor:
+            with autocast(images.device, dtype):
+                output = self.forward_func(images, *own)
+            result = self._result(output, rows)
+            check_finite(RESULT, result)  # it returns the values without their graph
+            return result
+
+        return in_fast_format(run, shown)[0]
 
     def _as_map(self, activation: Tensor, images: Tensor) -> Tensor:
         """Return a layer's raw output (or its gradient) as (n, C, h, w), in at least float32."""

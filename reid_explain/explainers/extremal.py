@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from reid_explain.capture import ForwardFunc
-from reid_explain.checks import check_at_least, check_choice, check_finite, check_images, describe
+from reid_explain.checks import check_at_least, check_choice, check_images, describe
 from reid_explain.errors import InputError
-from reid_explain.explainers.base import Explainer, Images, logged, only_tensor, rows_of
+from reid_explain.explainers.base import Explainer, Images, logged, only_tensor
 from reid_explain.explainers.controls import center_blob
 from reid_explain.explainers.descent import Masks, Search
 from reid_explain.explainers.gradient import gradient
 from reid_explain.explainers.ram import ReferenceExplainer
 from reid_explain.explainers.registry import EXPLAINERS
-from reid_explain.memory_format import AUTOCAST_DTYPES, autocast, in_fast_format
-from reid_explain.objectives import RESULT, Cosine, Objective
+from reid_explain.memory_format import AUTOCAST_DTYPES
+from reid_explain.objectives import Cosine, Objective
 from reid_explain.vectors import cosine
 
 EXPLAINED = ("similarity", "difference")
@@ -93,23 +93,10 @@ class ExtremalExplainer(Explainer, GradientAttribution):
         def agreement(rows: Tensor, masks: Masks) -> Tensor:
             kept = torch.lerp(masks.fills, images[rows, None], masks.highest)
             each = rows.repeat_interleave(kept.shape[1])
-            shown = self._results(kept, each, args, len(images))
+            shown = self._results(kept.flatten(0, 1), each, args, len(images), self.autocast_dtype)
             return score(shown, own[each], each).view(kept.shape[:2])
 
         return torch.cat(starts), agreement
-
-    def _results(self, shown: Tensor, rows: Tensor, args: tuple[Any, ...], batch: int) -> Tensor:
-        """Return the results (n, D) of masked images (m, k, C, H, W), of these rows (n,)."""
-        own = rows_of(args, rows, batch)
-
-        def run(images: Tensor) -> Tensor:
-            with autocast(images.device, self.autocast_dtype):
-                output = self.forward_func(images, *own)
-            result = self._result(output, rows)
-            check_finite(RESULT, result)  # it returns the values without their graph
-            return result
-
-        return in_fast_format(run, shown.flatten(0, 1))[0]
 
 
 class ExtremalDescent(ExtremalExplainer):
@@ -263,7 +250,10 @@ class ExtremalFAM(ExtremalExplainer, ReferenceExplainer):
                 torch.lerp(side[rows, None], masks.fills, masks.highest)
                 for side in (images, others)
             )
-            one, other = (self._results(part, each, args, len(images)) for part in left)
+            one, other = (
+                self._results(part.flatten(0, 1), each, args, len(images), self.autocast_dtype)
+                for part in left
+            )
             return cosine(one, other).view(masks.fills.shape[:2])
 
         return torch.cat(starts), agreement
