@@ -18,6 +18,7 @@ from nets import small_reid_net
 from PIL import Image
 
 from reid_explain.benchmark import METRICS
+from reid_explain.cli.__main__ import main
 from reid_explain.datasets import DATASETS
 from reid_explain.explainers.registry import EXPLAINERS
 from reid_explain.models import osnet_x0_25
@@ -25,7 +26,7 @@ from reid_explain.models import osnet_x0_25
 ROOT = Path(__file__).parents[1]
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-INLINE = re.compile(r"`(python3? [^`]+)`")
+INLINE = re.compile(r"`((?:python3?|reid-explain) [^`]+)`")
 LAUNCHERS = ("python", "torchrun", "accelerate")
 
 
@@ -86,6 +87,8 @@ def commands(text):
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line.strip().removeprefix("$ "), comments=True)
+        if words[:1] == ["reid-explain"]:
+            found.append(words)
         for place, word in enumerate(words):
             if word.endswith(".py") and word.startswith(("benchmarks/", "examples/")):
                 launcher = words[0].rpartition("/")[2] if words[0] != "python3" else "python"
@@ -140,11 +143,14 @@ def test_a_printed_command_parses(command, monkeypatch):
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     monkeypatch.setattr(sys, "path", [str((ROOT / script).parent), *sys.path])
     with pytest.raises(ParsedError):
+        if script == "reid-explain":
+            main()
         runpy.run_path(str(ROOT / script), run_name="__main__")
 
 
 def test_commands_are_found():
     text = "$ .venv/bin/python examples/a.py --x \\\n  'b c'  # why\npip install x\n"
-    text += "torchrun -n 2 benchmarks/b.py\n"
-    assert commands(text) == [["examples/a.py", "--x", "b c"], ["benchmarks/b.py"]]
+    text += "torchrun -n 2 benchmarks/b.py\nreid-explain demo\n"
+    expected = [["examples/a.py", "--x", "b c"], ["benchmarks/b.py"], ["reid-explain", "demo"]]
+    assert commands(text) == expected
     assert len({page for page, _ in PRINTED}) > 12

@@ -17,9 +17,10 @@ LAYERS = (
     ("directions.py", "explainers", "datasets", "models"),
     ("retrieval", "testing.py"),
     ("metrics",),
-    ("training",),
+    ("training", "report"),
     ("amd", "counterfactual"),
     ("benchmark",),
+    ("cli",),
 )
 """Each imports from itself and from what stands before its own line: none beside it."""
 

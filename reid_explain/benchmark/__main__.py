@@ -1,6 +1,7 @@
 """The benchmarks of an installed package: ``python -m reid_explain.benchmark faithfulness ...``."""
 
 import sys
+from collections.abc import Sequence
 
 from reid_explain.benchmark import (
     Causal,
@@ -18,8 +19,14 @@ TASKS = {
     for task in (Faithfulness, Sanity, Localization, Causal, CausalAttributes, Extremal, Speed)
 }
 
-if __name__ == "__main__":
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
+
+def run(arguments: Sequence[str], program: str) -> None:
+    """Run the task that the first of the arguments names."""
+    name = arguments[0] if arguments else ""
     if name not in TASKS:
-        sys.exit(f"python -m reid_explain.benchmark: got {name!r}, expected {', '.join(TASKS)}")
-    main(TASKS[name], sys.argv[2:])
+        sys.exit(f"{program}: got {name!r}, expected {', '.join(TASKS)}")
+    main(TASKS[name], arguments[1:])
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:], "python -m reid_explain.benchmark")

@@ -109,14 +109,21 @@ def main(task: type[Task], arguments: Sequence[str] | None = None) -> None:
         )
 
 
-def read(settings: type[Settings], arguments: Sequence[str] | None, script: str) -> Settings:
+def read(
+    settings: type[Settings], arguments: Sequence[str] | None, script: str, **more: Any
+) -> Settings:
     """Return settings, a dataclass of them or of dataclasses, from a command line."""
-    plain: Any = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
-    return tyro.cli(settings, prog=script, args=arguments, config=plain)
+    plain: Any = (
+        tyro.conf.OmitArgPrefixes,
+        tyro.conf.OmitSubcommandPrefixes,
+        tyro.conf.FlagCreatePairsOff,
+    )
+    found: Settings = tyro.cli(settings, prog=script, args=arguments, config=plain, **more)
+    return found
 
 
 @contextmanager
-def one_line_errors(script: str) -> Iterator[None]:
+def one_line_errors(script: str, again: str = "with --resume goes on") -> Iterator[None]:
     """End with one line where an input is wrong, a package missing, a file not written."""
     sys.path.append(os.getcwd())  # So that module:Class finds a file that lies here.
     try:
@@ -126,7 +133,7 @@ def one_line_errors(script: str) -> Iterator[None]:
     except (InputError, OSError) as error:
         sys.exit(f"{script}: {error}")
     except KeyboardInterrupt:
-        sys.exit(f"{script}: interrupted; the same command with --resume goes on")
+        sys.exit(f"{script}: interrupted; the same command {again}")
 
 
 def open_device(name: str) -> torch.device:

@@ -1,0 +1,228 @@
+"""The command line: pages from files, an index beside a folder, one line for what is wrong."""
+
+import errno
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_report import data
+
+from reid_explain.benchmark.target import Target
+from reid_explain.cli import explain
+from reid_explain.cli.__main__ import COMMANDS, main
+from reid_explain.cli.index import index_folder
+from reid_explain.models import osnet_x0_25
+
+FAST = ("--methods", "GradFAM")
+SMALL = ("--image-size", "64", "32")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of images, one of which is damaged, and a checkpoint; we are in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    generator = np.random.default_rng(0)
+    for name in ("query.png", "people/a/1.png", "people/b 2/\u00e9.jpg", "people/c.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(256, size=(64, 32, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "people" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    torch.save({"state_dict": osnet_x0_25(0).state_dict()}, tmp_path / "osnet.pth")
+    return tmp_path
+
+
+def osnet():
+    return ("--weights", "osnet.pth", *SMALL)
+
+
+def target():
+    torch.manual_seed(0)
+    model = osnet_x0_25(0).eval()
+    return Target(model, spec=model.input_spec.replace(size=(64, 32)))
+
+
+@pytest.mark.slow
+def test_images_by_themselves(folder):
+    main(["explain", "query.png", "people/a/1.png", *osnet(), "--output", "new/page.html"])
+    found = data(folder / "new" / "page.html")
+    assert [entry["name"] for entry in found["entries"]] == ["query.png", "1.png"]
+    assert list(found["entries"][0]["maps"]) == ["GradFAM", "ScoreFAM"]
+    assert found["query"] is None
+
+
+@pytest.mark.slow
+def test_a_match_adds_up_and_has_margins_and_a_verdict(folder):
+    gallery = ["people/a/1.png", "people/c.png"]
+    main(["match", "query.png", *gallery, *osnet(), "--threshold", "0.5"])
+    found = data(folder / "explanation.html")
+    first = found["entries"][0]
+    assert {*first["queryMaps"]} >= {"PlaceToPlace", "Margin", "Verification", "GradRAM"}
+    assert len(first["link"]["there"]) == 4  # rows of OSNet's last map
+    assert [entry["similarity"] for entry in found["entries"]] == pytest.approx(
+        explain.views.cosines(target_of(folder), images_of(folder, ["query.png", *gallery]))
+    )
+
+
+def target_of(folder):
+    return explain.TargetOptions(weights=folder / "osnet.pth", image_size=(64, 32)).open()
+
+
+def images_of(folder, names):
+    return explain.tensors(target_of(folder), "images", [folder / name for name in names])
+
+
+def test_a_folder_is_ranked_and_embedded_once(folder, capsys, monkeypatch):
+    command = ["rank", "query.png", "--gallery", "people", "--top", "2", *FAST, *osnet()]
+    main(command)
+    first = capsys.readouterr()
+    assert "left out: path: got people/broken.jpg" in first.err
+    lines = first.out.splitlines()
+    assert len(lines) == 3
+    assert lines[-1] == "explanation.html"
+    similarities = [float(line.split()[0]) for line in lines[:2]]
+    assert similarities == sorted(similarities, reverse=True)
+    (folder / "people" / "broken.jpg").unlink()
+    embedded = []
+    own = Target.embed
+    monkeypatch.setattr(Target, "embed", lambda s, x: embedded.append(len(x)) or own(s, x))
+    main(command)
+    assert capsys.readouterr().out == first.out
+    assert 3 in embedded  # query and two of the gallery, for the page
+    assert embedded.count(1) == 1  # the query; no image of the folder by itself
+    assert sum(embedded) == 4
+
+
+def test_an_index_knows_what_changed(folder):
+    index = index_folder(folder / "people", target())
+    assert [path.name for path in index.paths] == ["1.png", "\u00e9.jpg", "c.png"]
+    Image.new("RGB", (32, 64), "red").save(folder / "people" / "c.png")
+    (folder / "people" / "a" / "1.png").unlink()
+    again = index_folder(folder / "people", target())
+    assert [path.name for path in again.paths] == ["\u00e9.jpg", "c.png"]
+    assert again.embeddings[0].equal(index.embeddings[1])
+    assert not again.embeddings[1].equal(index.embeddings[2])
+    other = target()
+    with torch.no_grad():
+        next(other.model.parameters()).add_(1)
+    assert not index_folder(folder / "people", other).embeddings[0].equal(again.embeddings[0])
+
+
+def test_a_damaged_index_is_made_anew(folder):
+    index = index_folder(folder / "people", target())
+    (folder / "people.index").write_bytes(b"no index")
+    assert index_folder(folder / "people", target()).embeddings.equal(index.embeddings)
+
+
+def test_an_interrupted_index_keeps_what_it_has(folder, monkeypatch):
+    monkeypatch.setattr("reid_explain.cli.index.BATCH_SIZE", 1)
+    monkeypatch.setattr("reid_explain.cli.index.EVERY", 1)
+    calls, own = [], Target.embed
+
+    def embed(self, images):
+        calls.append(len(images))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return own(self, images)
+
+    monkeypatch.setattr(Target, "embed", embed)
+    with pytest.raises(KeyboardInterrupt):
+        index_folder(folder / "people", target())
+    assert len(index_folder(folder / "people", target()).paths) == 3
+    assert len(calls) == 4
+
+
+def test_without_a_place_for_the_index_the_ranking_goes_on(folder, monkeypatch, capsys):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "people.index")
+
+    monkeypatch.setattr("reid_explain.cli.index.write_tensors", full)
+    assert len(index_folder(folder / "people", target()).paths) == 3
+    assert "not kept for the next run" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_attributes_of_the_packages_own_model(folder):
+    main(["attributes", "query.png", "people/c.png"])
+    shares = data(folder / "explanation.html")["entries"][0]["shares"]
+    assert len(shares) == 11
+    assert abs(shares[0]["share"]) >= abs(shares[-1]["share"])
+
+
+@pytest.mark.slow
+def test_the_demo_finds_the_person(folder):
+    main(["demo", *FAST])
+    entries = data(folder / "explanation.html")["entries"]
+    assert entries[0]["correct"]
+    assert all(entry["shares"] for entry in entries)
+    assert (folder / "explanation.html").stat().st_size < 15_000_000
+
+
+def test_models_and_the_doctor(folder, capsys):
+    main(["models"])
+    assert "osnet_x0_25" in capsys.readouterr().out.splitlines()
+    main(["doctor", *osnet()])
+    out = capsys.readouterr().out
+    assert "images 64 x 32 to 512 numbers" in out
+    assert "layer conv5: a map of 4 x 2" in out
+
+
+def test_every_command_has_help(capsys):
+    for name in COMMANDS:
+        with pytest.raises(SystemExit, match="0"):
+            main([name, "--help"])
+        assert name in capsys.readouterr().out
+
+
+def test_benchmarks_run_by_their_name(capsys):
+    with pytest.raises(SystemExit, match="reid-explain benchmark: got 'none', expected faith"):
+        main(["benchmark", "none"])
+    with pytest.raises(SystemExit, match="0"):
+        main(["benchmark", "faithfulness", "--help"])
+    assert "--queries" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["explain", "absent.jpg"], "images: got absent.jpg"),
+        (["explain", "people"], "images: got people"),
+        (["explain", "people/broken.jpg"], "images: got people/broken.jpg"),
+        (["explain", "empty.jpg"], "images: got empty.jpg"),
+        (["explain", "osnet.pth"], "images: got osnet.pth"),
+        (["explain", "query.png", "--output", "page.txt"], "output: got page.txt"),
+        (["explain", "query.png", "--output", "x.html"], "output: got x.html"),
+        (["explain", "query.png", "--methods", "LIME"], "methods: got LIME"),
+        (["explain", "query.png", "--methods", "GradRAM"], "methods: got GradRAM"),
+        (["explain", "query.png", "--weights", "absent.pth"], "absent.pth"),
+        (["explain", "query.png", "--weights", "query.png"], "query.png"),
+        (["explain", "query.png", "--model", "vgg"], "vgg"),
+        (["explain", "query.png", "--layer", "layer9"], "layer: got"),
+        (["explain", "query.png", "--device", "cuda:9"], "device: got cuda:9"),
+        (["match", "query.png"], "gallery: got none"),
+        (["match", "query.png", "absent.jpg"], "gallery: got absent.jpg"),
+        (["match", "absent.jpg", "query.png"], "query: got absent.jpg"),
+        (["rank", "query.png", "--gallery", "absent"], "gallery: got absent"),
+        (["rank", "query.png", "--gallery", "query.png"], "gallery: got query.png"),
+        (["rank", "query.png", "--gallery", "nothing"], "gallery: got nothing"),
+        (["rank", "query.png", "--gallery", "people", "--top", "0"], "top: got 0"),
+        (["attributes", "query.png", "people/c.png", "--weights", "osnet.pth"], "interpreter: got"),
+        (["attributes", "query.png", "people/c.png", "--interpreter", "osnet.pth"], "osnet.pth"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_wrong_is_one_line(folder, command, message):
+    (folder / "empty.jpg").touch()
+    (folder / "nothing").mkdir()
+    (folder / "x.html").mkdir()
+    before = {path for path in folder.rglob("*")}
+    with pytest.raises(SystemExit) as error:
+        main(command)
+    text = str(error.value)
+    assert text.startswith("reid-explain: ")
+    assert message in text
+    assert "\n" not in text
+    assert {path for path in folder.rglob("*")} == before
