@@ -142,10 +142,12 @@ def test_a_printed_command_parses(command, monkeypatch):
     monkeypatch.setattr(tyro, "cli", reads(tyro.cli))
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     monkeypatch.setattr(sys, "path", [str((ROOT / script).parent), *sys.path])
+    installed = {"reid-explain": main}
+    run = installed.get(
+        script, functools.partial(runpy.run_path, str(ROOT / script), run_name="__main__")
+    )
     with pytest.raises(ParsedError):
-        if script == "reid-explain":
-            main()
-        runpy.run_path(str(ROOT / script), run_name="__main__")
+        run()
 
 
 def test_commands_are_found():
