@@ -103,3 +103,9 @@ def check_at_least(argument: str, value: object, least: int) -> None:
     """Raise unless ``value`` is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(argument, repr(value), f"a whole number of at least {least}")
+
+
+def check_share(argument: str, value: object) -> None:
+    """Raise unless ``value`` is a number in (0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise InputError(argument, repr(value), "a number in (0, 1]")

@@ -30,6 +30,7 @@ from reid_explain.testing import (
 
 FAST = {
     "ExtremalFAM": {"rounds": 1, "descents": 2},
+    "CorrRISE": {"masks": 40},
     "RELAX": {"masks": 40},
     "RISE": {"masks": 40},
 }
@@ -97,7 +98,7 @@ OTHER_DATA = {
     "RAM": lambda batch: {"references": ContractNet().pooled(pictures(batch, seed=5)).detach()},
     "CGRAM": lambda batch: {"references": torch.eye(4, dtype=torch.float64)[:batch]},
 }
-OTHER_DATA["GradRAM"] = OTHER_DATA["CGRAM"]
+OTHER_DATA["GradRAM"] = OTHER_DATA["SBSM"] = OTHER_DATA["CGRAM"]
 
 
 @pytest.mark.parametrize("check", ["noise_tunnel", "sensitivity_max", "batch_parity", "containers"])

@@ -3,17 +3,28 @@
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reid_explain import RELAX, RISE, InputError, MaskWeighting, Norm, Projection, blurred
-from reid_explain.explainers.masks import random_grids
+from reid_explain import (
+    RELAX,
+    RISE,
+    SBSM,
+    CorrRISE,
+    InputError,
+    MaskWeighting,
+    Norm,
+    Projection,
+    blurred,
+)
+from reid_explain.explainers.masks import random_grids, without_rectangles
 from reid_explain.testing import ContractNet, pictures
 
 close = torch.testing.assert_close
-X = pictures(2)
+X, Y = pictures(2), pictures(2, seed=7)
 N = 30
 FEW = {"masks": N, "cells": 3, "probability": 0.4, "seed": 1}
 
@@ -73,6 +84,19 @@ def test_the_first_of_more_masks_are_those_of_fewer():
     few, many = (random_grids(X, count, 7, 0.5, 3) for count in (5, 50))
     assert torch.equal(few.make(numbers), many.make(numbers))
     assert not torch.equal(few.make(numbers), random_grids(X, 5, 7, 0.5, 4).make(numbers))
+
+
+def test_rectangles_are_hidden():
+    corners = torch.tensor([[[0, 0], [2, 1]], [[-1, 6], [11, 6]]])
+    for mask, places in zip(
+        without_rectangles(X, corners, (3, 2)).make(torch.arange(2))[:, 0],
+        (((0, 3, 0, 2), (2, 5, 1, 3)), ((0, 2, 6, 8), (11, 12, 6, 8))),
+        strict=True,
+    ):
+        expected = torch.ones(12, 8, dtype=torch.float64)
+        for top, bottom, left, right in places:
+            expected[top:bottom, left:right] = 0
+        assert torch.equal(mask, expected)
 
 
 # Equations
@@ -142,6 +166,91 @@ def test_relax_is_its_authors(monkeypatch):
     close(uncertainty[0, 0], (theirs.uncertainty / masks.sum(dim=0)).double(), rtol=1e-4, atol=1e-7)
 
 
+def patches(count: int = N) -> Tensor:
+    """CorrRISE's masks (N, H, W) with two patches of 3 x 3, drawn by hand."""
+    generator = torch.Generator().manual_seed(5)
+    masks = torch.ones(count, 12, 8, dtype=torch.float64)
+    for mask, places in zip(
+        masks, torch.rand(count, 2, 2, generator=generator, dtype=torch.float64), strict=True
+    ):
+        for down, across in places.tolist():
+            top, left = int(down * 10), int(across * 6)
+            mask[top : top + 3, left : left + 3] = 0
+    return masks
+
+
+CORR = {"masks": N, "patches": 2, "patch": 3 / 8, "seed": 5}
+
+
+def test_corr_rise_by_hand():
+    maps = CorrRISE(net(), **CORR).attribute(X, Y)
+    masks = patches()
+    assert bool((masks == 1).all(dim=0).any())  # some pixel is never hidden
+    for image, other, map_ in zip(X, Y, maps, strict=True):
+        own = scores(image, masks, net()(other[None])[0].detach())
+        for y in range(12):
+            for x in range(8):
+                shown = masks[:, y, x].numpy()
+                expected = np.corrcoef(shown, own)[0, 1] if np.ptp(shown) else 0.0
+                assert float(map_[0, y, x]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_what_never_changes_correlates_with_nothing():
+    blind = CorrRISE(lambda images: 0 * images.mean(dim=(2, 3)) + 0.1)
+    assert torch.equal(blind.attribute(X.float(), Y.float()), torch.zeros(2, 1, 12, 8))
+
+
+def slid(length: int, side: int, step: int) -> list[int]:
+    """The first pixel of each window, of which as much overhangs before as after."""
+    first = list(range(0, length, step))
+    return [place - (side - length + first[-1]) // 2 for place in first]
+
+
+def test_sbsm_by_hand():
+    maps = SBSM(net(), window=3 / 8, stride=2 / 3).attribute(X, Y)  # 3 x 3 pixels, every second
+    for image, other, map_ in zip(X, Y, maps, strict=True):
+        goal = net()(other[None])[0].detach()
+        (whole,) = scores(image, [torch.ones(12, 8)], goal)
+        lost, covered = torch.zeros(2, 12, 8, dtype=torch.float64)
+        for top in slid(12, 3, 2):
+            for left in slid(8, 3, 2):
+                hidden = torch.zeros(12, 8, dtype=torch.float64)
+                hidden[max(top, 0) : top + 3, max(left, 0) : left + 3] = 1
+                (left_over,) = scores(image, [1 - hidden], goal)
+                lost += max(0.0, whole - left_over) * hidden
+                covered += hidden
+        close(map_[0], lost / covered)
+
+
+def test_sbsm_is_that_of_xaitk():
+    """Their windows, and their scores of these with the cosine for a distance, up to a factor."""
+    scoring = pytest.importorskip(
+        "xaitk_saliency.impls.gen_descriptor_sim_sal.similarity_scoring",
+        reason="xaitk-saliency is not installed",
+    )
+    from xaitk_saliency.impls.perturb_image.sliding_window import SlidingWindow
+
+    masks = SlidingWindow((3, 3), (2, 2)).perturb(X[0].permute(1, 2, 0).numpy())
+    shown = X[:1] * torch.from_numpy(masks)[:, None]
+    own, goal, seen = (net()(images).detach().numpy() for images in (X[:1], Y[:1], shown))
+    theirs = scoring.SimilarityScoring("cosine").generate(own[0], goal, seen, masks)
+    (map_,) = SBSM(net(), window=3 / 8, stride=2 / 3).attribute(X[:1], Y[:1])
+    close(map_ / map_.max(), torch.from_numpy(theirs))
+
+
+@pytest.mark.parametrize("explainer", [partial(CorrRISE, **CORR), SBSM])
+def test_both_images_of_a_pair(explainer):
+    method = explainer(net())
+    own, theirs = (torch.tensor(v, dtype=torch.float64) for v in ((0.3, -0.2), (0.7, 0.1)))
+    maps = method.attribute_pair(
+        X, Y, own, reference_forward_args=theirs, perturbations_per_eval=3, baselines=0.5
+    )
+    for n, (a, b, c, d) in enumerate(((X, Y, own, theirs), (Y, X, theirs, own))):
+        close(maps[n], method.attribute(a, b, c, reference_forward_args=d, baselines=0.5))
+    with pytest.raises(InputError, match="references"):
+        method.attribute(X, None)
+
+
 def test_the_uncertainty_is_not_lost_to_rounding():
     """Cosines near 1 that hardly differ, in float32."""
     model = lambda images: images.mean(dim=(2, 3)) + 3  # noqa: E731
@@ -154,18 +263,25 @@ def test_the_uncertainty_is_not_lost_to_rounding():
 # How models are used
 
 
-EXPLAINERS = [partial(MaskWeighting, **FEW), partial(RELAX, **FEW)]
+PAIRED = {"references": Y}
+EXPLAINERS = [
+    (partial(MaskWeighting, **FEW), {}, N),
+    (partial(RELAX, **FEW), {}, N),
+    (partial(CorrRISE, **CORR), PAIRED, N),
+    (partial(SBSM, window=0.5, stride=0.5), PAIRED, 6 * 4),
+]
 
 
-@pytest.mark.parametrize("explainer", EXPLAINERS)
-def test_no_layer_is_needed(explainer):
+@pytest.mark.parametrize(("explainer", "data", "masks"), EXPLAINERS)
+def test_no_layer_is_needed(explainer, data, masks):
     model = net()
     black_box = explainer(lambda images: model(images))
-    close(black_box.attribute(X), explainer(model, "layer").attribute(X))
+    close(black_box.attribute(X, **data), explainer(model, "layer").attribute(X, **data))
 
 
-@pytest.mark.parametrize("explainer", EXPLAINERS)
-def test_passes_are_bounded_and_counted(explainer):
+@pytest.mark.parametrize(("explainer", "data", "masks"), EXPLAINERS)
+def test_passes_are_bounded_and_counted(explainer, data, masks):
+    """The images themselves, and their references, are passed once."""
     seen = []
 
     def model(images: Tensor, shift: Tensor) -> Tensor:
@@ -173,10 +289,13 @@ def test_passes_are_bounded_and_counted(explainer):
         return net()(images, shift)
 
     shift = torch.tensor([0.3, -0.2], dtype=torch.float64)
-    maps = explainer(model).attribute(X, additional_forward_args=shift, perturbations_per_eval=7)
+    maps = explainer(model).attribute(
+        X, additional_forward_args=shift, perturbations_per_eval=7, **data
+    )
     assert max(seen) == 7
-    assert sum(seen) == 2 * N + 2
-    alone = explainer(net()).attribute(X[1:], additional_forward_args=shift[1:])
+    assert sum(seen) == 2 * masks + (4 if data else 2)
+    row = {name: value[1:] for name, value in data.items()}
+    alone = explainer(net()).attribute(X[1:], additional_forward_args=shift[1:], **row)
     close(maps[1:], alone)
 
 
@@ -188,12 +307,24 @@ def test_lower_precision_of_the_passes():
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"),
-    [("masks", 0), ("cells", 0), ("seed", -1), ("probability", 1), ("autocast_dtype", torch.int8)],
+    ("explainer", "setting", "value"),
+    [
+        (RELAX, "masks", 0),
+        (RELAX, "cells", 0),
+        (RELAX, "seed", -1),
+        (RELAX, "probability", 0),
+        (RELAX, "autocast_dtype", torch.int8),
+        (CorrRISE, "masks", 1),
+        (CorrRISE, "patches", 0),
+        (CorrRISE, "patch", 1.5),
+        (CorrRISE, "seed", 0.5),
+        (SBSM, "window", 0),
+        (SBSM, "stride", True),
+    ],
 )
-def test_bad_settings(setting, value):
+def test_bad_settings(explainer, setting, value):
     with pytest.raises(InputError, match=setting):
-        RELAX(net(), **{setting: value})
+        explainer(net(), **{setting: value})
 
 
 def test_bad_data():

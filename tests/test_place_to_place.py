@@ -167,6 +167,65 @@ def test_vectors_are_integrated_jacobians(name):
         close(found, torch.einsum("dhw,d->hw", expected, direction).detach(), rtol=2e-3, atol=2e-5)
 
 
+class Curved(nn.Module):
+    """As exclip takes a network: ``visual.layer1`` is what lies behind the places explained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual = nn.Module()
+        self.visual.conv = nn.Conv2d(3, 4, 3, padding=1, stride=2)
+        self.visual.layer = nn.Identity()
+        self.visual.layer1 = nn.Sequential(nn.Tanh(), nn.Conv2d(4, 5, 2), nn.Softplus())
+        trained(self.double())
+
+    def encode_image(self, x: Tensor) -> Tensor:
+        return self.visual.layer1(self.visual.layer(self.visual.conv(x))).mean(dim=(2, 3))
+
+    forward = encode_image
+
+
+def added_up(net: Curved, vectors: list[Tensor]) -> Tensor:
+    """Contributions from vectors (5, h, w) of both images; the baseline's is shared equally."""
+    rest = net(torch.zeros(1, 3, 8, 8, dtype=torch.float64))[0, :, None, None] / 16
+    x, y = ((v + rest) / net(i).norm() for v, i in zip(vectors, squares(), strict=True))
+    return torch.einsum("dhw,dij->hwij", x, y).detach()
+
+
+def squares() -> list[Tensor]:
+    return [images(1, (8, 8), seed) for seed in (0, 1)]
+
+
+def test_contributions_are_products_of_integrated_jacobians():
+    """The second-order attributions of Möller et al., by the full Jacobian along both paths."""
+    net, vectors = Curved(), []
+    start = net.visual.conv(torch.zeros(1, 3, 8, 8, dtype=torch.float64)).flatten().detach()
+
+    def head(a: Tensor) -> Tensor:
+        return net.visual.layer1(a.view(1, 4, 4, 4)).mean(dim=(2, 3))[0]
+
+    for image in squares():
+        end = net.visual.conv(image).flatten().detach()
+        vectors.append(integrated(head, start, end, steps=50).view(5, 4, 4, 4).sum(dim=1))
+    found = PlaceToPlace(net, "visual.layer", steps=64).explain(*squares())
+    close(found.contributions[0], added_up(net, vectors), rtol=1e-3, atol=1e-6)
+    assert found.error.abs() < 1e-4
+
+
+def test_contributions_are_those_of_exclip():
+    exclip = pytest.importorskip("exclip.explanation", reason="exclip is not installed")
+    net, vectors = Curved(), []
+    theirs = exclip.OpenAIExplainer(net, image_dim=8, device="cpu")
+    theirs.init_image_attribution(layer=1, N_interpolations=2000)
+    for image in squares():
+        embeddings, _ = theirs.encode_image(image)
+        features = theirs.img_intermediates[-1]
+        jacobian = theirs._compute_integrated_jacobian(embeddings, features, verbose=False)
+        vectors.append((jacobian * (features[0] - features[-1])).sum(dim=1).detach())
+    theirs.reset_attribution()
+    found = PlaceToPlace(net, "visual.layer", steps=64).explain(*squares())
+    close(found.contributions[0], added_up(net, vectors), rtol=1e-2, atol=1e-5)
+
+
 def test_more_steps_are_taken_where_few_miss_something():
     net = small("osnet_x0_25")
     x = F.avg_pool2d(8 * images(1, (64, 32)), 5, 1, 2)

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from reid_explain.capture import ForwardFunc
-from reid_explain.checks import at_least_float32, check_at_least, check_choice
-from reid_explain.errors import InputError
-from reid_explain.explainers.base import Explainer, Images
+from reid_explain.checks import at_least_float32, check_at_least, check_choice, check_share
+from reid_explain.explainers.base import Explainer, Images, logged
 from reid_explain.explainers.layout import upsample
+from reid_explain.explainers.ram import ReferenceExplainer
 from reid_explain.explainers.score import Call, as_baseline
 from reid_explain.memory_format import AUTOCAST_DTYPES, images_per_forward
-from reid_explain.objectives import Objective
+from reid_explain.objectives import Cosine, Objective
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,28 @@ def random_grids(images: Tensor, count: int, cells: int, probability: float, see
         return torch.stack([mask[:, y : y + height, x : x + width] for mask, (y, x) in places])
 
     return Masks(count, make)
+
+
+def without_rectangles(images: Tensor, corners: Tensor, size: tuple[int, int]) -> Masks:
+    """Return masks of images (B, C, H, W): 0 in rectangles, of any of which a mask has P, else 1.
+
+    Args:
+        images: (B, C, H, W).
+        corners: Top and left of each rectangle, (count, P, 2); it may reach out of the image.
+        size: Height and width of all rectangles.
+    """
+    corners = corners.to(images.device)
+
+    def make(numbers: Tensor) -> Tensor:
+        inside = []
+        for axis in (0, 1):
+            pixels = torch.arange(images.shape[2 + axis], device=images.device)
+            offset = pixels - corners[numbers, :, axis, None]
+            inside.append(((offset >= 0) & (offset < size[axis])).float())
+        hidden = torch.einsum("nph,npw->nhw", *inside) > 0
+        return at_least_float32((~hidden)[:, None].to(images))
+
+    return Masks(len(corners), make)
 
 
 class Scored(NamedTuple):
@@ -157,8 +179,7 @@ class GridExplainer(MaskExplainer):
         check_at_least("masks", masks, 1)
         check_at_least("cells", cells, 1)
         check_at_least("seed", seed, 0)
-        if not (isinstance(probability, int | float) and 0 < probability < 1):
-            raise InputError("probability", repr(probability), "a number between 0 and 1")
+        check_share("probability", probability)
         self.masks = masks
         self.cells = cells
         self.probability = probability
@@ -169,3 +190,47 @@ class GridExplainer(MaskExplainer):
 
     def _reduce(self, scored: Scored) -> Tensor:
         return scored.masks.total(scored.scores) / (self.masks * self.probability)
+
+
+class MaskReferenceExplainer(MaskExplainer, ReferenceExplainer):
+    """Explains the similarity to a reference by masks of the image."""
+
+    objective = Cosine
+
+    @logged
+    def attribute(
+        self,
+        inputs: Images,
+        references: Any,
+        additional_forward_args: Any = None,
+        interpolate_mode: str | None = "bilinear",
+        baselines: Any = 0.0,
+        perturbations_per_eval: int | None = None,
+        show_progress: bool = False,
+        *,
+        reference_forward_args: Any = None,
+    ) -> Images:
+        """Explain what in each image makes it similar to its reference.
+
+        Args:
+            inputs: Images (B, C, H, W), as the model takes them.
+            references: Images (N, C, H, W) or embeddings (N, D), as in :meth:`.RAM.attribute`. They
+                are not masked.
+            additional_forward_args: As there.
+            interpolate_mode: As there; maps have the size of the images anyway.
+            baselines: As in :meth:`.MaskWeighting.attribute`.
+            perturbations_per_eval: As there.
+            show_progress: As there.
+            reference_forward_args: As in :meth:`.RAM.attribute`.
+
+        Returns:
+            Maps (B, 1, H, W).
+
+        Raises:
+            InputError: If an argument does not fit, or an embedding is zero, NaN or infinite.
+        """
+        objective = self._given(references, reference_forward_args)
+        call = Call(
+            additional_forward_args, perturbations_per_eval, show_progress, interpolate_mode
+        )
+        return self._explain_by_masks(inputs, objective, baselines, call)

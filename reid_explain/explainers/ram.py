@@ -54,10 +54,14 @@ class ReferenceExplainer(Explainer):
             InputError: If an argument does not fit, the layer gives no map, or an embedding is
                 zero, NaN or infinite.
         """
+        objective = self._given(references, reference_forward_args)
+        return self._explain(inputs, objective, additional_forward_args, interpolate_mode)
+
+    def _given(self, references: Any, forward_args: Any) -> Objective:
+        """Return what is explained, of references that are there."""
         if only_tensor("references", references) is None:
             raise InputError("references", "NoneType", "images (N, C, H, W) or embeddings (N, D)")
-        objective = self._objective(references, reference_forward_args)
-        return self._explain(inputs, objective, additional_forward_args, interpolate_mode)
+        return self._objective(references, forward_args)
 
     def _objective(self, references: Any, forward_args: Any) -> Objective:
         """Return what is explained."""
@@ -71,6 +75,7 @@ class ReferenceExplainer(Explainer):
         interpolate_mode: str | None = "bilinear",
         *,
         reference_forward_args: Any = None,
+        **options: Any,
     ) -> tuple[Images, Images]:
         """Explain both sides of each pair: what makes either image similar to the other.
 
@@ -80,6 +85,7 @@ class ReferenceExplainer(Explainer):
             additional_forward_args: As in :meth:`attribute`, for both sides.
             interpolate_mode: As in :meth:`attribute`.
             reference_forward_args: For the B references, where theirs differ.
+            options: Further options of :meth:`attribute`, for both sides.
 
         Returns:
             Maps (B, 1, H, W) of the inputs and (B, 1, H', W') of the references. Swapping the
@@ -92,15 +98,17 @@ class ReferenceExplainer(Explainer):
         others = others.expand(len(images), -1, -1, -1)
         swapped: Any = (others,) if isinstance(references, tuple) else others
         own, theirs = additional_forward_args, reference_forward_args
-        if theirs is None:  # each side's arguments serve both images
-            return (
-                self.attribute(inputs, others, own, interpolate_mode),
-                self.attribute(swapped, images, own, interpolate_mode),
+        swapped_args = (own, None) if theirs is None else (theirs, own)  # None: own serve both
+        first, second = (
+            self.attribute(
+                side, other, args, interpolate_mode, reference_forward_args=their_args, **options
             )
-        return (
-            self.attribute(inputs, others, own, interpolate_mode, reference_forward_args=theirs),
-            self.attribute(swapped, images, theirs, interpolate_mode, reference_forward_args=own),
+            for side, other, (args, their_args) in (
+                (inputs, others, (own, theirs)),
+                (swapped, images, swapped_args),
+            )
         )
+        return first, second
 
 
 @EXPLAINERS.register

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from reid_explain.capture import ForwardFunc
-from reid_explain.checks import check_at_least, check_choice, check_images, describe
+from reid_explain.checks import check_at_least, check_choice, check_images, check_share, describe
 from reid_explain.errors import InputError
 from reid_explain.explainers.base import Explainer, Images, logged, only_tensor, parts_of, rows_of
 from reid_explain.explainers.landmarks import channel_range, sampled_scores, weighted_sum
@@ -50,10 +50,8 @@ class ScoreExplainer(Explainer, PerturbationAttribution):
         super().__init__(forward_func, layer, reshape_transform)
         if max_scored_channels is not None:
             check_at_least("max_scored_channels", max_scored_channels, 1)
-        if tolerance is not None and not (
-            isinstance(tolerance, int | float) and 0 < tolerance <= 1
-        ):
-            raise InputError("tolerance", repr(tolerance), "an error in (0, 1]")
+        if tolerance is not None:
+            check_share("tolerance", tolerance)
         check_choice("autocast_dtype", autocast_dtype, AUTOCAST_DTYPES)
         self.max_scored_channels = max_scored_channels
         self.tolerance = tolerance
