@@ -11,7 +11,7 @@ maps as smooth as the method's; ``seconds`` for a map. NaN where a query has no 
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -26,7 +26,7 @@ from reid_explain.benchmark.metrics import columns_of, find_metrics, measure_all
 from reid_explain.benchmark.task import Bench, Case, Report, Task, shuffled
 from reid_explain.checks import check_at_least
 from reid_explain.errors import InputError
-from reid_explain.fills import FILLS
+from reid_explain.fills import AREAS, FILLS
 from reid_explain.metrics.faithfulness import (
     composite,
     drop,
@@ -34,6 +34,7 @@ from reid_explain.metrics.faithfulness import (
     random_phase_maps,
     top_area_masks,
 )
+from reid_explain.metrics.imputation import imputed
 from reid_explain.retrieval import Embedded, RetrievalScores
 
 SCORES = {"as_drop": "match_similarity", "ap_drop": "average_precision"}
@@ -54,7 +55,8 @@ class Faithfulness(Task):
 
     Args:
         queries: how many, chosen at random; by default all that have a match, 40 of synthetic
-        metrics: names or module:NAME; by default all that are registered
+        metrics: names or module:NAME; by default all but those that take many passes: keeping,
+            removal, insertion_auc, deletion_auc, road
     """
 
     queries: int | None = None
@@ -178,17 +180,34 @@ class View:
         return self.scores(self.kept)
 
     @cached_property
-    def at_equal_areas(self) -> dict[str, RetrievalScores]:
-        """How the top pixels are retrieved, (areas,) each: by ``:FILL`` and ``random_:FILL``."""
+    def kept_at_equal_areas(self) -> dict[str, RetrievalScores]:
+        """How the top pixels are retrieved at ``AREAS`` under all fills, see ``at_areas``."""
+        return self.at_areas(AREAS, FILLS)
+
+    def at_areas(
+        self, areas: Sequence[float], fills: Iterable[str], *, removed: bool = False
+    ) -> dict[str, RetrievalScores]:
+        """Return how the top pixels are retrieved over a fill, or all others, (areas,) each.
+
+        By ``:FILL``, and ``random_:FILL`` for a random map that is as smooth.
+        """
         assert self.raw is not None
         random = random_phase_maps(self.raw, [self.query.seed])
         masked = {}
         for prefix, map_ in (("", self.raw), ("random_", random)):
-            masks = top_area_masks(self.query.bench.full_size(map_))[0]
+            masks = top_area_masks(self.query.bench.full_size(map_), areas)[0] ^ removed
             images = self.images.expand(len(masks), -1, -1, -1)
-            for fill, pixels in self.fills.items():
-                masked[f"{prefix}:{fill}"] = composite(images, masks, pixels.expand_as(images))
+            for fill in fills:
+                pixels = self.fills[fill].expand_as(images)
+                masked[f"{prefix}:{fill}"] = composite(images, masks, pixels)
         return self.query.scores_of(masked)
+
+    def imputed_at_areas(self, areas: Sequence[float]) -> RetrievalScores:
+        """Return how images are retrieved whose top pixels are ``imputed``, (areas,) each."""
+        assert self.map is not None
+        kept = ~top_area_masks(self.map, areas)[0]
+        images = self.images.expand(len(kept), -1, -1, -1)
+        return self.scores(imputed(images, kept, seed=self.query.seed))
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the embeddings (N, D) of images (N, 3, H, W)."""

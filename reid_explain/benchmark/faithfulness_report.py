@@ -38,7 +38,7 @@ def report(
 ) -> Report:
     """Return results, tables and figures; percentages from 0 to 100."""
     tables = by_method(frame)
-    scalars = [m for m in metrics if m.columns == (m.name,) and m.unit != "s"]
+    scalars = [m for m in metrics if m.name in m.columns and m.unit != "s"]
     retrieval = summarize(bench.gallery.ranks(bench.queries), at=(1, 5))
     one = next(iter(tables.values()))
     results: dict[str, Any] = {

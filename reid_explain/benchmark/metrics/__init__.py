@@ -35,6 +35,7 @@ class Metric:
             the metrics of which it has everything.
         title: Of its column on the screen; by default the name.
         columns: Names, if there are others than its own.
+        by_name: Whether it is measured only where it is named: it takes many passes.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Metric:
     needs: tuple[str, ...] = ("map",)
     title: str = ""
     columns: tuple[str, ...] = ()
+    by_name: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", self.title or self.name.replace("_", " "))
@@ -65,13 +67,14 @@ def find_metrics(names: Sequence[str], offers: Collection[str]) -> list[Metric]:
     """Return the registered metrics that a task can measure, or those of ``names``.
 
     Args:
-        names: Registered or ``"module:Attribute"``; empty for all that are registered.
+        names: Registered or ``"module:Attribute"``; empty for all but those ``by_name``.
         offers: What the task's views have.
 
     Raises:
         InputError: If a name is unknown, or needs what the task does not have.
     """
-    found = [METRICS.resolve(name) for name in names] if names else list(METRICS.values())
+    usual = [metric for metric in METRICS.values() if not metric.by_name]
+    found = [METRICS.resolve(name) for name in names] or usual
     suited = [metric for metric in found if {*metric.needs} <= {*offers}]
     if names and len(suited) < len(found):
         needs = ", ".join({need for metric in found for need in metric.needs} - {*offers})
