@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
@@ -19,9 +19,12 @@ from reid_explain.models.build import build_model
 from reid_explain.models.checkpoints import open_checkpoint
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pretrained import load_pretrained, load_trained
+from reid_explain.registry import Registry
 
 SHIPPED = "synthetic"
 """The model that comes with the package."""
+MODELS: Registry[Callable[..., EmbeddingNet]] = Registry("reid_explain.models")
+"""Functions of a file of weights, if there is one, that plug-ins offer as models."""
 Settings = TypeVar("Settings")
 
 
@@ -30,7 +33,8 @@ class TargetOptions:
     """The model that is explained.
 
     Args:
-        model: synthetic (the package's own), a name that build_model takes, or timm/NAME
+        model: synthetic (the package's own), a name that build_model takes, timm/NAME, or
+            module:NAME, a function that returns a network, of the weights if there are any
         weights: a checkpoint, or the .json card that train_target.py wrote
         layer: dotted name; by default the last map of the model
         image_size: height and width of its images; by default what the model says
@@ -154,6 +158,9 @@ def open_model(name: str, weights: Path | None, *, untrained: bool = False) -> E
         InputError: If a network that may not be ``untrained`` has no weights, they do not fit, or
             they are of no network that can be told from them.
     """
+    if ":" in name:
+        make: Callable[..., EmbeddingNet] = MODELS.resolve(name)
+        return make(weights) if weights else make()
     if weights is None and name == SHIPPED:
         return load_pretrained(name)
     if weights is None and untrained:

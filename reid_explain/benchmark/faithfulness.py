@@ -42,7 +42,6 @@ SCORES = {"as_drop": "match_similarity", "ap_drop": "average_precision"}
 OFFERS = ("map", "mask", "matches", "fills", "seconds")
 SYNTHETIC_QUERIES = 40
 """Queries of a run without arguments: it stays under five minutes on two cores."""
-EXAMPLES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +56,15 @@ class Faithfulness(Task):
         queries: how many, chosen at random; by default all that have a match, 40 of synthetic
         metrics: names or module:NAME; by default all but those that take many passes: keeping,
             removal, insertion_auc, deletion_auc, road
+        examples: how many queries are drawn with their maps
     """
 
     queries: int | None = None
     metrics: tuple[str, ...] = ()
+    examples: int = 3
 
     name: ClassVar[str] = "faithfulness"
+    free: ClassVar[tuple[str, ...]] = ("metrics", "examples")
 
     def known(self) -> dict[str, Method]:
         """Return the registered methods, and the full image."""
@@ -94,7 +96,7 @@ class Faithfulness(Task):
 
     def report(self, bench: Bench, cases: Sequence[Case], frame: pd.DataFrame) -> Report:
         """Return the tables, results and figures of all rows."""
-        examples = (Query(bench, case.data, self.seed) for case in cases[:EXAMPLES])
+        examples = (Query(bench, case.data, self.seed) for case in cases[: self.examples])
         return report(bench, find_metrics(self.metrics, OFFERS), frame, examples)
 
 

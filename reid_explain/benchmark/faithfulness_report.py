@@ -71,7 +71,8 @@ def report(
             methods[name]["seconds_per_image"] = float(own["seconds"].mean())
         lines = [[name, f"{m['seconds_per_image']:.3f}"] for name, m in methods.items()]
         parts.append(layout([["seconds per image", ""], *lines]))
-    figures["examples"] = lambda: _examples(bench, examples)
+    if shown := [*examples]:
+        figures["examples"] = lambda: _examples(bench, shown)
     return Report(results, "\n\n".join(parts), figures)
 
 

@@ -95,6 +95,17 @@ class Method:
 
         return explain
 
+    def tried_on(self, target: Target, subject: Subject) -> Explain:
+        """Return the same; a method of one pass has explained a subject.
+
+        Raises:
+            InputError: If the explainer does not suit the target.
+        """
+        explain = self.on(target)
+        if self.fact("cost", "pass") == "pass":
+            explain(subject)
+        return explain
+
     def build(self, target: Target, **settings: Any) -> Any:
         """Return the explainer of a target.
 

@@ -278,9 +278,7 @@ class Task(ABC):
             if not wanted and not self.runs(method):
                 continue
             try:
-                explain = method.on(bench.target)
-                if method.fact("cost", "pass") == "pass":
-                    explain(subject)
+                explain = method.tried_on(bench.target, subject)
             except InputError as error:
                 if wanted:
                     raise
