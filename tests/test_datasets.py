@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.io
 import torch
@@ -544,9 +545,34 @@ def test_columns_that_are_left_out(tmp_path):
     assert places(world.train) == [(1, 4)]
 
 
+def test_a_frame_with_identities_as_wildlife_datasets_has_them(tmp_path):
+    write(tmp_path, {"images": ["1.jpg", "2.jpg", "3.jpg", "4.jpg"]})
+    frame = pd.DataFrame(
+        {
+            "image_id": [1, 2, 3, 4],
+            "identity": ["zoe", "zoe", "unknown", 12],
+            "path": [f"images/{n}.jpg" for n in range(1, 5)],
+            "orientation": ["left", "right", "left", None],
+            "split": ["test", "test", "test", "train"],
+        }
+    )
+    table(tmp_path, *frame.to_csv(index=False).splitlines())
+    for world in (FolderDataset(tmp_path, table=frame), FolderDataset(tmp_path)):
+        names = [world.identity_names[record.identity] for record in world.query]
+        assert names == ["zoe", "zoe", "unknown"]
+        assert [record.role for record in world.query] == [Role.PERSON, Role.PERSON, Role.JUNK]
+        assert world.query == world.gallery
+        assert [world.identity_names[record.identity] for record in world.train] == ["12"]
+    with pytest.raises(InputError, match="table: got columns path, orientation in the frame"):
+        FolderDataset(tmp_path, table=frame[["path", "orientation"]])
+    with pytest.raises(InputError, match="table: got list, expected a CSV file or a pandas"):
+        FolderDataset(tmp_path, table=[1])
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
+        (["path,identity", "test/bob/1.jpg,"], "no identity, line 2"),
         ([], "columns none in .*images.csv"),
         (["camera", "1"], "columns camera in"),
         (["path,colour", "test/bob/1.jpg,red"], "columns path, colour in"),
@@ -627,7 +653,11 @@ def test_every_data_set_by_its_name(tmp_path):
         "cuhk03": CUHK_FILES,
         "cuhk03_detected": CUHK_FILES,
         "folder": SHOP,
+        "veri776": VERI_FILES,
+        "msmt17": MSMT_FILES,
+        "vehicleid": VEHICLE_FILES,
     }
+    write_lists(tmp_path)
     for name, files in layouts.items():
         world = open_dataset(name, write(tmp_path / name, files))
         assert world.name == name
@@ -640,12 +670,72 @@ def test_every_data_set_by_its_name(tmp_path):
     assert set(DATASETS) == {"synthetic", *layouts}
 
 
+MSMT_FILES = {
+    "train/0000": ["0000_000_01_0303morning_0008_0.jpg", "0000_001_15_0303noon_0008_0.jpg"],
+    "train/0001": ["0001_000_03_0303morning_0008_0.jpg"],
+    "test/0000": ["0000_000_14_0303morning_0008_0.jpg", "0000_001_02_0303morning_0008_0.jpg"],
+}
+VEHICLE_FILES = {"image": [f"000000{n}.jpg" for n in range(1, 6)]}
+
+
+def write_lists(root):
+    """The lists of MSMT17 and VehicleID."""
+    for path, *lines in (
+        ("msmt17/list_train.txt", *(f"0000/{name} 0" for name in MSMT_FILES["train/0000"])),
+        ("msmt17/list_val.txt", f"0001/{MSMT_FILES['train/0001'][0]} 1"),
+        ("msmt17/list_query.txt", f"0000/{MSMT_FILES['test/0000'][0]} 0"),
+        ("msmt17/list_gallery.txt", f"0000/{MSMT_FILES['test/0000'][1]} 0", ""),
+        ("vehicleid/train_test_split/train_list.txt", "0000001 7"),
+        *(
+            (f"vehicleid/train_test_split/test_list_{size}.txt", "0000002 9", "0000003 8", *more)
+            for size, more in ((800, ("0000004 9", "0000005 8")), (1600, ("0000004 9",)))
+        ),
+    ):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text("\n".join(lines), encoding="utf-8")
+
+
+def test_msmt17_counts_test_identities_behind_those_of_training(tmp_path):
+    write_lists(tmp_path)
+    world = open_dataset("msmt17", write(tmp_path / "msmt17", MSMT_FILES))
+    assert places(world.train) == [(0, 1), (0, 15), (1, 3)]
+    assert (places(world.query), places(world.gallery)) == ([(2, 14)], [(2, 2)])
+    for folder in ("train", "test"):
+        (tmp_path / "msmt17" / folder).rename(tmp_path / "msmt17" / f"mask_{folder}_v2")
+    assert "mask_test_v2" in open_dataset("msmt17", tmp_path / "msmt17").query[0].path.parts
+    (tmp_path / "msmt17" / "list_query.txt").write_text("0000/gone.jpg 0")
+    with pytest.raises(InputError, match=r"gone.jpg in a list, expected images like 0000_000_01"):
+        open_dataset("msmt17", tmp_path / "msmt17")
+
+
+def test_vehicleid_has_one_gallery_image_of_each_identity(tmp_path):
+    write_lists(tmp_path)
+    root = write(tmp_path / "vehicleid", VEHICLE_FILES)
+    world = open_dataset("vehicleid", root)
+    assert places(world.train) == [(7, 1)]
+    assert sorted(places(world.gallery)) == [(8, 3), (9, 2)]
+    assert places(world.query) == [(9, 4), (8, 5)]
+    assert places(open_dataset("vehicleid", root, size=1600).query) == [(9, 4)]
+    with pytest.raises(InputError, match="size: got 3"):
+        open_dataset("vehicleid", root, size=3)
+
+
+@pytest.mark.parametrize("text", [None, "", "0001.jpg", "0001.jpg one"])
+def test_lists_of_another_form(text, tmp_path):
+    write_lists(tmp_path)
+    root = write(tmp_path / "vehicleid", VEHICLE_FILES)
+    path = root / "train_test_split" / "train_list.txt"
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(InputError, match="train_list.txt.* expected lines of an image and"):
+        open_dataset("vehicleid", root)
+
+
 VERI = """
 from reid_explain.datasets import ThreeFolderDataset
 
 
-class VeRi776(ThreeFolderDataset):
-    name = "veri776"
+class OfMine(ThreeFolderDataset):
+    name = "mine"
     folders = ("image_train", "image_query", "image_test")
     name_pattern = r"(\\d+)_c(\\d+)_\\d+_\\d+\\.jpg"
     name_example = "0001_c001_00016450_0.jpg"
@@ -661,9 +751,9 @@ def test_a_data_set_of_one_s_own_is_one_file(tmp_path, monkeypatch):
     assert len(VERI.strip().splitlines()) <= 12
     (tmp_path / "veri_of_mine.py").write_text(VERI)
     monkeypatch.syspath_prepend(tmp_path)
-    world = open_dataset("veri_of_mine:VeRi776", write(tmp_path / "VeRi", VERI_FILES))
+    world = open_dataset("veri_of_mine:OfMine", write(tmp_path / "VeRi", VERI_FILES))
     assert places(world.gallery) == [(2, 12), (776, 20)]
-    assert world.name == "veri776"
+    assert world.name == "mine"
 
 
 def test_settings_reach_the_data_set(tmp_path):

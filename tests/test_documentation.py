@@ -50,11 +50,11 @@ def reader(tmp_path, monkeypatch):
         monkeypatch.setattr(registry, "_items", {**registry})
     generator = np.random.default_rng(0)
     people = ("anna/cam1_0001", "anna/cam2_0007", "ben/cam1_0002", "ben/cam3_0011")
-    vehicles = ("train/0001_c001", "query/0002_c002", "test/0002_c003")
+    people_of_ltcc = ("train/001_1_c1", "query/002_1_c2", "test/002_2_c3")
     names = ["query", "gallery", *(f"people/{path}" for path in people)]
-    names += [f"VeRi/image_{path}_00030600_0" for path in vehicles]
-    for name in names:
-        write_image(Path(f"{name}.jpg"), generator)
+    files = [f"{name}.jpg" for name in names]
+    for name in (*files, *(f"LTCC_ReID/{path}_015833.png" for path in people_of_ltcc)):
+        write_image(Path(name), generator)
     Path("examples").symlink_to(ROOT / "examples")
     torch.save({"state_dict": osnet_x0_25(4).state_dict()}, "osnet_x0_25_market1501.pth")
     images = torch.randn(2, 3, 128, 64, generator=torch.Generator().manual_seed(0))

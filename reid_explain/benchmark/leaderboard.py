@@ -193,7 +193,7 @@ def entries_of(plan: Path) -> list[Entry]:
 
 
 def _entry(item: Mapping[str, Any]) -> Entry:
-    options = {
+    options: dict[str, Any] = {
         name: Path(value) if name in ("weights", "root") else value for name, value in item.items()
     }
     name = str(options.pop("name"))

@@ -164,7 +164,8 @@ def _compared(found: Mapping[Any, Any], keys: Sequence[Any], title: str) -> list
     names = sorted(set.intersection(*(found[key][2] for key in keys)))
     if len(names) < FEWEST:
         return []
-    w = rank_agreement([scores(*found[key][:2], names) for key in keys])
+    own = (found[key] for key in keys)
+    w = rank_agreement([scores(frame, metric, names) for frame, metric, _ in own])
     pairwise = Interval(*((len(keys) * value - 1) / (len(keys) - 1) for value in w))
     texts = (f"{v.mean:.2f} [{v.low:.2f}, {v.high:.2f}]" for v in (w, pairwise))
     return [[title, str(len(names)), *texts]]

@@ -11,8 +11,11 @@ from reid_explain.datasets.folder import FolderDataset as FolderDataset
 from reid_explain.datasets.labels import Labelled as Labelled
 from reid_explain.datasets.labels import labels_from as labels_from
 from reid_explain.datasets.published import CUHK03 as CUHK03
+from reid_explain.datasets.published import MSMT17 as MSMT17
 from reid_explain.datasets.published import DukeMTMCreID as DukeMTMCreID
 from reid_explain.datasets.published import Market1501 as Market1501
+from reid_explain.datasets.published import VehicleID as VehicleID
+from reid_explain.datasets.published import VeRi776 as VeRi776
 from reid_explain.datasets.records import Record as Record
 from reid_explain.datasets.records import RecordDataset as RecordDataset
 from reid_explain.datasets.records import ReIDDataset as ReIDDataset

@@ -117,6 +117,23 @@ class ThreeFolderDataset(FileDataset):
         return Role.DISTRACTOR if identity in self.distractors else Role.PERSON
 
 
+def listed_images(path: Path) -> list[tuple[str, int]]:
+    """Return the images and identities of a text file with lines such as ``0001/a.jpg 1``.
+
+    Raises:
+        InputError: It is not there, has no line, or has one of another form.
+    """
+    expected = "lines of an image and the number of its identity"
+    try:
+        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+        found = [(name, int(identity)) for name, identity in filter(None, lines)]
+    except (OSError, ValueError) as error:
+        raise InputError("root", f"{path} ({error})", expected) from error
+    if not found:
+        raise InputError("root", f"no line in {path}", expected)
+    return found
+
+
 def image_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """Return the files of a folder with one of these suffixes (lower case), sorted by name.
 

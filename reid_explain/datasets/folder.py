@@ -5,16 +5,18 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from reid_explain.datasets.files import FileDataset, image_files
-from reid_explain.datasets.records import Record
+from reid_explain.datasets.records import Record, Role
 from reid_explain.datasets.registry import DATASETS
 from reid_explain.errors import InputError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 TABLE = "images.csv"
 COLUMNS = {"path", "camera", "split"}
+UNKNOWN = "unknown"
+"""The identity of images of nobody known, as wildlife-datasets has it: junk."""
 CAMERA_PATTERN = r"(?i)(?<![^\W_])c(?:am(?:era)?)?(\d+)(?=s\d|[\W_]|$)"
 """c3, cam3 or camera3 between other characters than letters and digits; Market-1501's c3s1 too."""
 SPLITS = {
@@ -36,17 +38,20 @@ class FolderDataset(FileDataset):
     the table, or else from the file names; where no name has one, each image is its own camera.
     Whole numbers stay, other cameras are 1 to n in sorted order; ``camera_names`` gives them back.
 
-    The table is a CSV file in UTF-8 with a header. Images that it does not list are left out, and
-    the folders may lie deeper, for the folder that holds the image is the identity.
+    The table is a CSV file in UTF-8 with a header, or a pandas frame. Images that it does not list
+    are left out, and the folders may lie deeper, for the folder that holds the image is the
+    identity.
 
+    - ``identity``, optional: a number or a name, in place of the folder's; ``unknown`` is junk.
+      Beside it further columns are ignored: the ``df`` of wildlife-datasets is such a table.
     - ``path``: the image, relative to ``root``: ``anna/1.jpg``.
     - ``camera``, optional: a number or a name.
     - ``split``, optional: ``train``, ``query``, ``gallery``, or ``test`` for query and gallery
       both, which is also what it means to have no such column.
 
     Args:
-        root: the folder of the identities' folders.
-        table: the CSV file; by default ``images.csv`` in ``root`` if there is one.
+        root: the folder of the identities' folders, or what the paths of the table start from.
+        table: the CSV file or frame; by default ``images.csv`` in ``root`` if there is one.
         camera_pattern: regular expression searched for in the file names without suffix; its
             group 1 is the camera. By default ``c3``, ``cam3`` or ``camera3``, in either case, as
             in ``1_c3_2.jpg`` and in Market-1501's names. ``"(.+)"`` makes every name a camera.
@@ -74,7 +79,7 @@ class FolderDataset(FileDataset):
         self,
         root: str | Path,
         *,
-        table: str | Path | None = None,
+        table: Any = None,
         camera_pattern: str | None = None,
     ) -> None:
         root = Path(root)
@@ -83,7 +88,7 @@ class FolderDataset(FileDataset):
         if table is None and not (root / TABLE).is_file():
             photos = _photos_in_folders(root)
         else:
-            photos = _photos_in_table(root, root / TABLE if table is None else Path(table))
+            photos = _photos_in_table(root, root / TABLE if table is None else table)
         if photos[0].camera is None:
             photos = _with_cameras(photos, camera_pattern)
         people = sorted({photo.identity for photo in photos})
@@ -92,8 +97,9 @@ class FolderDataset(FileDataset):
         splits: dict[str, list[Record]] = {"train": [], "query": [], "gallery": []}
         for photo in photos:
             place = identities[photo.identity], cameras[str(photo.camera)]
+            role = Role.JUNK if photo.identity == UNKNOWN and photo.listed else Role.PERSON
             for split in SPLITS[photo.split]:
-                splits[split].append(Record(photo.path, *place))
+                splits[split].append(Record(photo.path, *place, role))
         train, query, gallery = map(tuple, splits.values())
         super().__init__(train, query, gallery)
         self.identity_names = {number: name for name, number in identities.items()}
@@ -106,11 +112,12 @@ class Photo(NamedTuple):
     path: Path
     camera: str | None = None
     split: str = "test"
+    listed: str | None = None
 
     @property
     def identity(self) -> str:
-        """The name of the folder that holds the image."""
-        return self.path.parent.name
+        """The name that the table has, or that of the folder that holds the image."""
+        return self.listed or self.path.parent.name
 
 
 def _photos_in_folders(root: Path) -> list[Photo]:
@@ -124,17 +131,14 @@ def _photos_in_folders(root: Path) -> list[Photo]:
     return [Photo(path) for paths in found.values() for path in paths]
 
 
-def _photos_in_table(root: Path, table: Path) -> list[Photo]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True, strict=True)
-            columns = list(reader.fieldnames or ())
-            rows = [(f"line {reader.line_num} of {table}", row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError("table", f"{table} ({error})", "a readable CSV file in UTF-8") from error
-    if "path" not in columns or len({*columns}) < len(columns) or {*columns} - COLUMNS:
+def _photos_in_table(root: Path, table: Any) -> list[Photo]:
+    columns, rows = _rows_of_csv(Path(table)) if isinstance(table, str | Path) else _rows_of(table)
+    table = table if isinstance(table, str | Path) else "the frame"
+    others = {*columns} - COLUMNS if "identity" not in columns else ()
+    if "path" not in columns or len({*columns}) < len(columns) or others:
         got = f"columns {', '.join(columns) or 'none'} in {table}"
-        raise InputError("table", got, "path and, if wanted, camera and split, with commas")
+        expected = "path and, if wanted, camera and split, with commas; others beside identity"
+        raise InputError("table", got, expected)
     photos = [_photo(root, row, where) for where, row in rows]
     twice = [path for path, n in Counter(photo.path for photo in photos).items() if n > 1]
     if twice:
@@ -145,13 +149,38 @@ def _photos_in_table(root: Path, table: Path) -> list[Photo]:
     return photos
 
 
+Rows = tuple[list[str], list[tuple[str, dict[str, str]]]]
+"""The columns of a table, and where each row is with its values."""
+
+
+def _rows_of(frame: Any) -> Rows:
+    """Return the rows of a pandas frame, as text."""
+    if not hasattr(frame, "to_dict"):
+        raise InputError("table", type(frame).__name__, "a CSV file or a pandas frame")
+    rows = frame.astype(str).to_dict("records")
+    return list(frame.columns), [(f"row {n} of the frame", row) for n, row in enumerate(rows)]
+
+
+def _rows_of_csv(table: Path) -> Rows:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True, strict=True)
+            columns = list(reader.fieldnames or ())
+            return columns, [(f"line {reader.line_num} of {table}", row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError("table", f"{table} ({error})", "a readable CSV file in UTF-8") from error
+
+
 def _photo(root: Path, row: dict[str, str], where: str) -> Photo:
     if None in row or None in row.values():
         raise InputError("table", where, "one value for each column")
-    photo = Photo(root / row["path"], row.get("camera"), row.get("split", "test"))
+    values = row.get("camera"), row.get("split", "test"), row.get("identity")
+    photo = Photo(root / row["path"], *values)
     if not photo.path.is_file():
         raise InputError("table", f"no file {photo.path}, {where}", "a path relative to root")
-    if photo.path.parent == root:
+    if photo.listed == "":
+        raise InputError("table", f"no identity, {where}", "a number or a name")
+    if photo.listed is None and photo.path.parent == root:
         raise InputError("table", f"{row['path']}, {where}", "a path like anna/1.jpg")
     if photo.camera == "":
         raise InputError("table", f"no camera, {where}", "a number or a name")

@@ -1,11 +1,14 @@
-"""Published data sets that lie on disk as three folders."""
+"""Published data sets, as they lie on disk: three folders, or images with lists."""
 
+import re
 from functools import partial
 from pathlib import Path
 
 from reid_explain.checks import check_choice
-from reid_explain.datasets.files import ThreeFolderDataset
+from reid_explain.datasets.files import FileDataset, ThreeFolderDataset, listed_images
+from reid_explain.datasets.records import Record
 from reid_explain.datasets.registry import DATASETS
+from reid_explain.errors import InputError
 
 MARKET_ATTRIBUTES = (
     *("backpack", "bag", "clothes", "down"),
@@ -90,3 +93,103 @@ class CUHK03(ThreeFolderDataset):
 
 
 DATASETS.register(partial(CUHK03, boxes="detected"), name="cuhk03_detected")
+
+
+@DATASETS.register
+class VeRi776(ThreeFolderDataset):
+    """VeRi-776: 776 vehicles, 20 cameras.
+
+    Liu et al., "A deep learning-based approach to progressive vehicle re-identification for urban
+    surveillance", ECCV 2016.
+    """
+
+    name = "veri776"
+    folders = ("image_train", "image_query", "image_test")
+    name_pattern = r"(\d+)_c(\d+)_\d+_\d+\.jpg"
+    name_example = "0002_c002_00030600_0.jpg"
+
+
+@DATASETS.register
+class MSMT17(FileDataset):
+    """MSMT17: 4,101 identities, 15 cameras; version 1 or 2, whichever folders are there.
+
+    Wei et al., "Person transfer GAN to bridge domain gap for person re-identification", CVPR 2018.
+    ``train`` has the lists of training and validation. Both splits count identities from 0; those
+    of the test split are behind the last one of ``train``.
+
+    Args:
+        root: the folder with ``train``, ``test`` (or ``mask_train_v2``, ``mask_test_v2``) and
+            ``list_train.txt``, ``list_val.txt``, ``list_query.txt``, ``list_gallery.txt``.
+
+    Raises:
+        InputError: a list is missing or has another form, or an image is not there.
+    """
+
+    name = "msmt17"
+
+    def __init__(self, root: str | Path) -> None:
+        root = Path(root)
+        versions = (("mask_train_v2", "mask_test_v2"), ("train", "test"))
+        train, test = next((both for both in versions if (root / both[0]).is_dir()), versions[1])
+        lists = {
+            n: listed_images(root / f"list_{n}.txt") for n in ("train", "val", "query", "gallery")
+        }
+        learned = [*lists["train"], *lists["val"]]
+        behind = 1 + max(identity for _, identity in learned)
+        query, gallery = (
+            tuple(
+                _of_msmt17(root / test / path, identity + behind) for path, identity in lists[name]
+            )
+            for name in ("query", "gallery")
+        )
+        super().__init__(
+            [_of_msmt17(root / train / name, n) for name, n in learned], query, gallery
+        )
+
+
+def _of_msmt17(path: Path, identity: int) -> Record:
+    camera = re.match(r"\d+_\d+_(\d+)_", path.name)
+    if camera is None or not path.is_file():
+        raise InputError(
+            "root", f"{path} in a list", "images like 0000_000_01_0303morning_0008_0.jpg"
+        )
+    return Record(path, identity, int(camera[1]))
+
+
+@DATASETS.register
+class VehicleID(FileDataset):
+    """VehicleID: vehicles from the front and the back; every image is its own camera.
+
+    Liu et al., "Deep relative distance learning: tell the difference between similar vehicles",
+    CVPR 2016. The protocol has one random image of each test identity in ``gallery`` and all
+    others in ``query``; here it is the first that the list has.
+
+    Args:
+        root: the folder with ``image`` and ``train_test_split``.
+        size: of the test list, 800, 1600 or 2400 identities.
+
+    Raises:
+        InputError: another size, a list is missing or has another form, or an image is not there.
+    """
+
+    name = "vehicleid"
+
+    def __init__(self, root: str | Path, size: int = 800) -> None:
+        check_choice("size", size, (800, 1600, 2400))
+        train, test = (
+            [_of_vehicleid(Path(root), *line) for line in listed_images(path)]
+            for path in (
+                Path(root, "train_test_split", f"{name}.txt")
+                for name in ("train_list", f"test_list_{size}")
+            )
+        )
+        gallery = {record.identity: record for record in reversed(test)}
+        query = [record for record in test if record is not gallery[record.identity]]
+        super().__init__(train, query, [*gallery.values()])
+
+
+def _of_vehicleid(root: Path, name: str, identity: int) -> Record:
+    path = root / "image" / f"{name}.jpg"
+    if not (name.isdigit() and path.is_file()):
+        raise InputError("root", f"{path} in a list", "images like 0000001.jpg")
+    return Record(path, identity, int(name))

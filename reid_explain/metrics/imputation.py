@@ -71,7 +71,7 @@ def _solved(image: NDArray[np.float64], unknown: NDArray[np.bool_]) -> NDArray[n
         entries.append((own[free], number[rows[free], columns[free]], np.full(free.sum(), -weight)))
     entries.append((np.arange(count), np.arange(count), total))
     i, j, values = map(np.concatenate, zip(*entries, strict=True))
-    result = image.copy()
+    result: NDArray[np.float64] = image.copy()
     system = coo_matrix((values, (i, j)), shape=(count, count)).tocsc()
     result[:, y, x] = spsolve(system, known, permc_spec="MMD_AT_PLUS_A").reshape(known.shape).T
     return result
