@@ -71,10 +71,10 @@ class TrainEditor:
     output: Path
     resume: bool = False
     world: int = 200
-    sheets: int = 30
+    sheets: int = 32
     people: int = 48
     pixel_epochs: int = 16
-    epochs: int = 16
+    epochs: int = 24
     pixel_edits: int = 288
     edits: int = 96
     learning_rate: tuple[float, float] = (3e-3, 1e-3)
