@@ -9,6 +9,8 @@ from reid_explain.benchmark import (
     Extremal,
     Faithfulness,
     Localization,
+    PairFaithfulness,
+    PartToPart,
     Sanity,
     Speed,
 )
@@ -16,7 +18,17 @@ from reid_explain.benchmark.command_line import main
 
 TASKS = {
     task.name: task
-    for task in (Faithfulness, Sanity, Localization, Causal, CausalAttributes, Extremal, Speed)
+    for task in (
+        Faithfulness,
+        Sanity,
+        Localization,
+        PartToPart,
+        PairFaithfulness,
+        Causal,
+        CausalAttributes,
+        Extremal,
+        Speed,
+    )
 }
 
 

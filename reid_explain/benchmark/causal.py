@@ -231,9 +231,7 @@ class Scene:
         rendering = self.world.render(record)
         self.image = self.tensor(rendering.image)
         self.person = mask_of(rendering.person, self.spec)
-        generator = torch.Generator().manual_seed(seed)
-        others = [r for r in bench.people if r.identity != record.identity]
-        self.other = others[int(torch.randint(len(others), (), generator=generator))]
+        self.other = bench.stranger(record, seed)
         self.match = bench.match(record) or record
         self.parts = [
             Part(name, mask_of(gone.shape, self.spec), self.tensor(gone.changed.image))

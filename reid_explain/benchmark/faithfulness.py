@@ -25,7 +25,6 @@ from reid_explain.benchmark.methods import FullImage, Method, Subject, all_metho
 from reid_explain.benchmark.metrics import columns_of, find_metrics, measure_all
 from reid_explain.benchmark.task import Bench, Case, Report, Task, shuffled
 from reid_explain.checks import check_at_least
-from reid_explain.errors import InputError
 from reid_explain.fills import AREAS, FILLS
 from reid_explain.metrics.faithfulness import (
     composite,
@@ -74,12 +73,7 @@ class Faithfulness(Task):
         """Return the queries: those with a match, or a random choice of them."""
         if self.queries is not None:
             check_at_least("queries", self.queries, 1)
-        records = bench.dataset.query
-        usable = [n for n, record in enumerate(records) if bench.match(record) is not None]
-        if not usable:
-            raise InputError("root", "no query with a match in the gallery", "at least one")
-        if all(record.identity == records[usable[0]].identity for record in bench.people):
-            raise InputError("root", "a gallery of one person", "several people")
+        records, usable = bench.dataset.query, bench.matched()
         few = self.queries is None and bench.dataset.name == "synthetic"
         count = SYNTHETIC_QUERIES if few else self.queries
         numbers = sorted(shuffled(usable, self.seed)[:count])
@@ -109,7 +103,7 @@ class Query:
         self.record = bench.dataset.query[number]
         self.embedded = bench.queries.rows(slice(number, number + 1))
         self.images = bench.image(self.record)
-        other = self._other_person()
+        other = bench.image(bench.stranger(self.record, self.seed))
         self.fills = {name: fill(self.images, other) for name, fill in FILLS.items()}
         self.original = self.scores(self.images)
         self.blank = self.scores_of(self.fills)
@@ -139,12 +133,6 @@ class Query:
         scores = self.scores(torch.cat([*images.values()]))
         columns = (torch.split(column, sizes) for column in scores)
         return dict(zip(images, map(RetrievalScores, *columns), strict=True))
-
-    def _other_person(self) -> Tensor:
-        """Return an image of another person in the gallery, chosen at random."""
-        others = [r for r in self.bench.people if r.identity != self.record.identity]
-        generator = torch.Generator().manual_seed(self.seed)
-        return self.bench.image(others[int(torch.randint(len(others), (), generator=generator))])
 
 
 class View:

@@ -112,6 +112,25 @@ class Bench:
         same = self._by_identity.get(record.identity, []) if record.role is Role.PERSON else []
         return next((other for other in same if other.camera != record.camera), None)
 
+    def matched(self) -> list[int]:
+        """Return the numbers of the queries that have a match.
+
+        Raises:
+            InputError: If none has, or the gallery shows one person.
+        """
+        numbers = [n for n, r in enumerate(self.dataset.query) if self.match(r) is not None]
+        if not numbers:
+            raise InputError("root", "no query with a match in the gallery", "at least one")
+        if len({record.identity for record in self.people}) == 1:
+            raise InputError("root", "a gallery of one person", "several people")
+        return numbers
+
+    def stranger(self, record: Record, seed: int) -> Record:
+        """Return an image in the gallery of another person, chosen at random."""
+        others = [other for other in self.people if other.identity != record.identity]
+        generator = torch.Generator().manual_seed(seed)
+        return others[int(torch.randint(len(others), (), generator=generator))]
+
     def subject(self, record: Record) -> Subject:
         """Return the image of a record that has a match, with that and the predicted class."""
         image, match = self.image(record), self.match(record)
@@ -131,9 +150,14 @@ class Bench:
         return self._embedded("query")
 
     @cached_property
+    def embedded(self) -> Embedded:
+        """The images of the gallery, embedded once."""
+        return self._embedded("gallery")
+
+    @cached_property
     def gallery(self) -> Gallery:
-        """The gallery of the data set, embedded once."""
-        return Gallery(self._embedded("gallery"), device=self.target.device)
+        """The gallery of the data set, ready to be searched."""
+        return Gallery(self.embedded, device=self.target.device)
 
     def _embedded(self, split: str) -> Embedded:
         """Embed a split in the first process, unless its file is there; read the file in all."""

@@ -1,0 +1,188 @@
+"""What is left of matches without what their explanations mark: by loops, and from end to end."""
+
+import math
+
+import pytest
+import torch
+from tiny_world import TinyWorld, tiny_target
+from torch.nn import functional as F
+
+from reid_explain import InputError, Margin, ScoreWeighting
+from reid_explain.benchmark import PairFaithfulness
+from reid_explain.benchmark.pair_faithfulness import (
+    REMOVED,
+    Retrieved,
+    View,
+    equally_similar,
+    first_ten,
+    focus,
+    heights,
+    lead,
+)
+from reid_explain.benchmark.run import Group
+from reid_explain.benchmark.task import Bench
+from reid_explain.explainers.pairs import PairExplanation
+from reid_explain.fills import FILLS
+
+close = pytest.approx
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    bench = Bench(tiny_target(), TinyWorld(), Group())
+    known = PairFaithfulness().known()
+    for name in ("PlaceToPlace", "CGRAM", "GradRAM", "ScorePair", "Centre", "Random"):
+        method = known[name]
+        bench.methods[name], bench.explain[name] = method, method.on(bench.target)
+    return bench
+
+
+@pytest.fixture(scope="module")
+def retrieved(bench) -> Retrieved:
+    return next(found for n in range(4) if (found := Retrieved(bench, n, seed=0)).is_right)
+
+
+def test_who_is_retrieved(bench):
+    for number, record in enumerate(bench.dataset.query):
+        own = bench.target.embed(bench.image(record))
+        cosines = {
+            other: float(F.cosine_similarity(own, bench.target.embed(bench.image(other))))
+            for other in bench.dataset.gallery
+        }
+        found = Retrieved(bench, number, seed=0)
+        _, right, wrong = found.records
+        same = [r for r in cosines if r.identity == record.identity]
+        others = [r for r in cosines if r.identity != record.identity]
+        assert right == max(same, key=cosines.__getitem__)
+        assert wrong == max(others, key=cosines.__getitem__)
+        assert found.similarity == close(cosines[right], abs=1e-5)
+        assert found.is_right == (cosines[right] > cosines[wrong])
+
+
+def test_equal_similarities():
+    right, wrong = torch.tensor([0.9, 0.7, 0.5]), torch.tensor([0.501, 0.705, 0.3])
+    assert equally_similar(right, wrong) == (1, 1)
+    assert equally_similar(right[[0, 2]], wrong) == (1, 0)
+    assert equally_similar(right[:1], wrong) is None
+
+
+def test_both_images_lose_what_their_maps_mark(bench, retrieved):
+    """By loops over areas and fills, from maps that are known."""
+    target = bench.target
+    images = [side.image for side in (retrieved.query, retrieved.right)]
+    maps = [torch.rand(1, 1, 32, 16, generator=torch.Generator().manual_seed(n)) for n in (0, 1)]
+    bench.explain["GradRAM"] = lambda subject, **_: maps[not subject.images.equal(images[0])]
+    found = View(retrieved, "GradRAM").deletion()
+    whole = F.cosine_similarity(*(target.embed(image) for image in images))
+    for fill in FILLS:
+        lost, kept = [], []
+        for area in REMOVED:
+            without, alone = [], []
+            for image, map_, side in zip(
+                images, maps, (retrieved.query, retrieved.right), strict=True
+            ):
+                least = map_.flatten().sort(descending=True).values[round(area * 512) - 1]
+                highest = (map_ >= least).expand_as(image)
+                without.append(target.embed(torch.where(highest, side.fills[fill], image)))
+                alone.append(target.embed(torch.where(highest, image, side.fills[fill])))
+            lost.append(float(1 - F.cosine_similarity(*without) / whole))
+            kept.append(float(F.cosine_similarity(*alone) / whole))
+        assert found[f"deletion:{fill}"] == close(100 * sum(lost) / 3, abs=1e-3)
+        assert found[f"keeping:{fill}"] == close(100 * sum(kept) / 3, abs=1e-3)
+    means = [found[f"deletion:{fill}"] for fill in FILLS]
+    assert found["deletion"] == close(sum(means) / 4, abs=1e-3)
+    assert found["random_deletion"] != close(found["deletion"], abs=1e-2)
+
+
+def test_an_order_flips_where_the_wrong_image_overtakes(bench, retrieved):
+    target, side = bench.target, retrieved.query
+    map_ = torch.rand(1, 1, 32, 16, generator=torch.Generator().manual_seed(0))
+    bench.explain["Centre"] = lambda subject, **_: map_
+    right, wrong = (target.embed(bench.image(record)) for record in retrieved.records[1:])
+    found = View(retrieved, "Centre").flips()
+    for fill in FILLS:
+        flips = []
+        for area in REMOVED:
+            least = map_.flatten().sort(descending=True).values[round(area * 512) - 1]
+            own = target.embed(torch.where(map_ >= least, side.fills[fill], side.image))
+            flips.append(bool(F.cosine_similarity(own, wrong) > F.cosine_similarity(own, right)))
+        assert found[f"flips:{fill}"] == close(100 * sum(flips) / 3)
+    retrieved.is_right = False
+    assert all(math.isnan(value) for value in View(retrieved, "Centre").flips().values())
+    retrieved.is_right = True
+
+
+def test_margins(bench, retrieved):
+    """A difference of maps, or the method's own word for it."""
+    images = retrieved.image, retrieved.right.image, retrieved.wrong
+    bench.explain["CGRAM"] = lambda subject, **_: subject.references[:, :1]
+    assert View(retrieved, "CGRAM").margin().equal((images[1] - images[2])[:, :1])
+    layer = bench.target.layer
+    asked = ScoreWeighting(bench.target.embedding, layer).attribute(
+        images[0], Margin(*images[1:]), interpolate_mode=None
+    )
+    assert View(retrieved, "ScorePair").margin().equal(asked)
+    assert (
+        View(retrieved, "Random")
+        .margin()
+        .equal(bench.explain["Random"](type("S", (), {"images": images[0]}), interpolate_mode=None))
+    )
+
+
+def test_scalars_of_explanations():
+    one = torch.tensor([[[[1.0, 1.0], [0.0, -5.0]]]])
+    other = torch.tensor([[[[0.0, 3.0], [0.0, 4.0]]]])
+    assert heights(one, one) == close(1)
+    assert heights(one, other) == close(3 / 5)
+    assert focus(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2)) == close(0)
+    assert focus(one, other.where(other == 3, 0)) == close(1 - 0.5 / 2)
+    assert focus(-one.abs(), -one.abs()) == 1  # nothing is positive
+    table = torch.tensor([[3.0, 2.0], [-1.0, 1.0]]).view(1, 2, 1, 2, 1)
+    affinity = torch.eye(2).view(1, 2, 1, 2, 1)
+    assert first_ten(PairExplanation(table, affinity, torch.ones(1))) == close(4 / 6)
+
+
+def test_the_right_image_of_two_has_more(bench, retrieved):
+    retrieved.equal = [(retrieved.right.image, 0.5), (retrieved.wrong, 0.5)]
+    view = View(retrieved, "PlaceToPlace")
+    right, wrong = (view.scalars(*each) for each in retrieved.equal)
+    found = view.auc()
+    assert found["auc:similarity"] == 50
+    assert found["auc:heights"] == 100 * (right["heights"] > wrong["heights"])
+    retrieved.equal = []
+    assert all(math.isnan(value) for value in view.auc().values())
+
+
+def test_a_run_from_end_to_end(tmp_path, capsys):
+    task = PairFaithfulness(queries=3)
+    target, world = tiny_target(), TinyWorld()
+    methods = ["PlaceToPlace", "GradRAM", "ScorePair", "Centre"]
+    frame = task.run(target, world, methods=methods, output=tmp_path, show=True)
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.splitlines()[1:5]] == methods
+    assert " leads " in said
+    again = PairFaithfulness(queries=3, parts=("flips",)).run(
+        target, world, methods=methods, output=tmp_path, resume=True
+    )
+    assert len(again) == len(frame)
+
+
+def test_defaults_and_wrong_input():
+    known = PairFaithfulness().known()
+    assert {"PlaceToPlace", "PairX", "FeatureProduct", "CorrRISE", "Centre"} <= {*known}
+    assert "GradFAM" not in known
+    assert not PairFaithfulness().runs(known["ExtremalPair"])
+    assert PairFaithfulness().runs(known["PairX"])
+    with pytest.raises(InputError, match="parts: got 'margins'"):
+        PairFaithfulness(parts=("margins",)).run(tiny_target(), TinyWorld(), methods=["Centre"])
+    with pytest.raises(InputError, match="queries: got 0"):
+        PairFaithfulness(queries=0).run(tiny_target(), TinyWorld(), methods=["Centre"])
+
+
+def test_who_leads():
+    import pandas as pd
+
+    index = pd.MultiIndex.from_tuples([("a", 1), ("b", 2)], names=["case", "identity"])
+    rows = {"one": pd.Series([1.0, 2.0], index), "two": pd.Series([3.0, 5.0], index)}
+    assert lead(rows).startswith("two leads one by 2.5 [")
+    assert lead({"one": rows["one"]}) == ""
