@@ -153,6 +153,7 @@ def test_the_right_image_of_two_has_more(bench, retrieved):
     assert all(math.isnan(value) for value in view.auc().values())
 
 
+@pytest.mark.slow
 def test_a_run_from_end_to_end(tmp_path, capsys):
     task = PairFaithfulness(queries=3)
     target, world = tiny_target(), TinyWorld()

@@ -295,7 +295,7 @@ class Retrieved:
         masks = highest if keep else ~highest
         whole = side.image.expand(len(masks), -1, -1, -1)
         images = [composite(whole, masks, fill.expand_as(whole)) for fill in side.fills.values()]
-        return self.bench.target.embed(torch.cat(images)).unflatten(0, (-1, len(masks)))
+        return self.bench.target.embed(torch.cat(images)).view(len(images), len(masks), -1)
 
 
 class View:
