@@ -13,6 +13,7 @@ from reid_explain.benchmark.pair_faithfulness import (
     REMOVED,
     Retrieved,
     View,
+    alike,
     equally_similar,
     first_ten,
     focus,
@@ -140,6 +141,7 @@ def test_scalars_of_explanations():
     table = torch.tensor([[3.0, 2.0], [-1.0, 1.0]]).view(1, 2, 1, 2, 1)
     affinity = torch.eye(2).view(1, 2, 1, 2, 1)
     assert first_ten(PairExplanation(table, affinity, torch.ones(1))) == close(4 / 6)
+    assert alike(PairExplanation(table, 3 * affinity, torch.ones(1))) == close(3)
 
 
 def test_the_right_image_of_two_has_more(bench, retrieved):

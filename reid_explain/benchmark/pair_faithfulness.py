@@ -396,8 +396,18 @@ def first_ten(explanation: PairExplanation) -> float:
     return float(matches.contributions.sum() / explanation.contributions.clamp_min(0).sum())
 
 
+def alike(explanation: PairExplanation) -> float:
+    """Return the mean affinity of the ten strongest matches."""
+    (matches,) = explanation.top(10)
+    rows = (*matches.query.unbind(1), *matches.gallery.unbind(1))
+    return float(explanation.affinity[0][rows].mean())
+
+
 OF_MAPS: Mapping[str, Callable[[Tensor, Tensor], float]] = {"heights": heights, "focus": focus}
 """Name -> function of the maps of both images to a number."""
-OF_PLACES: Mapping[str, Callable[[PairExplanation], float]] = {"first ten": first_ten}
+OF_PLACES: Mapping[str, Callable[[PairExplanation], float]] = {
+    "first ten": first_ten,
+    "alike": alike,
+}
 """Name -> function of an explanation of pairs of places to a number."""
 SCALARS = ("similarity", *OF_MAPS, *OF_PLACES)
