@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reid_explain import InputError, PlaceToPlace, Verification
+from reid_explain.explainers import pairs, place_to_place
 from reid_explain.explainers.pairs import PairExplanation
 from reid_explain.explainers.place_to_place import neighborhoods
 from reid_explain.models import build_model
@@ -260,7 +261,49 @@ def test_one_image_stands_for_many_where_the_model_lets_it():
     for net in (plain, strict):
         close(PlaceToPlace(net, "layer").explain(X, Y).contributions, expected)
     assert all(images == 1 for images, rows in plain.rows if rows > 2)
-    assert (192, 192) in strict.rows
+    assert (384, 384) in strict.rows
+
+
+class Bypassed(Linear):
+    """Has a further way from the image to the embedding, beside the layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x.amax(dim=(2, 3)).repeat(1, 2)[:, :5]
+
+
+def test_no_image_stands_for_others_where_more_of_it_is_read(monkeypatch):
+    monkeypatch.setattr(place_to_place, "CORNER", 4)
+    together = PlaceToPlace(Bypassed(), "layer").explain(X, Y)
+    for n in range(2):
+        alone = PlaceToPlace(Bypassed(), "layer").explain(X[n : n + 1], Y[n : n + 1])
+        close(together.contributions[n], alone.contributions[0])
+    close(together.error, torch.zeros(2, dtype=torch.float64))
+
+
+def test_a_corner_stands_for_an_image_where_the_layer_is_all_that_is_read(monkeypatch):
+    expected = PlaceToPlace(Linear(), "layer").explain(X, Y).contributions
+    monkeypatch.setattr(place_to_place, "CORNER", 4)
+    net, seen = Linear(), []
+    net.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[2:].numel()))
+    close(PlaceToPlace(net, "layer").explain(X, Y).contributions, expected)
+    assert seen.count(96) == 6  # both sides, their baselines, and whether one stands for two
+    assert len(seen) > 6
+
+
+def test_means_of_rows_stand_for_a_map_of_stripes():
+    """As whole maps, which a reshape_transform keeps; the head gets maps an eighth as large."""
+    layer, seen = nn.Identity(), []
+
+    def net(x: Tensor) -> Tensor:
+        out = layer(x)
+        seen.append(out[0].numel())
+        return F.adaptive_avg_pool2d(out, (2, 1)).flatten(1).tanh() + 0.2
+
+    plain = PlaceToPlace(net, layer, lambda out: out).explain(X, Y)
+    assert min(seen) == 3 * 12 * 8
+    seen.clear()
+    close(PlaceToPlace(net, layer).explain(X, Y).contributions, plain.contributions)
+    assert seen[-1] == 3 * 12
 
 
 def test_one_query_serves_many():
@@ -275,6 +318,24 @@ def test_one_query_serves_many():
         (ours,), (theirs,) = alone.top(3), [together.top(3)[n]]
         assert all(torch.equal(a, b) for a, b in zip(ours[:2], theirs[:2], strict=True))
     close(explainer.explain(gallery, query).query_map, together.gallery_map)
+
+
+def test_a_hundred_gallery_images_take_few_passes(monkeypatch):
+    """What all images share stays shared where they are few, and the query is one of few."""
+    monkeypatch.setattr(pairs, "PAIRS", 3)
+    net, seen = Linear(), []
+
+    def shifted(x: Tensor, shift: Tensor) -> Tensor:
+        seen.append(len(x))
+        return net(x + shift.sum())
+
+    explainer, shift = PlaceToPlace(shifted, net.layer), torch.tensor([0.1, 0.4, -0.2])
+    query, gallery = images(1), images(100, seed=3)
+    found = explainer.explain(query, gallery, shift)
+    assert found.contributions.shape == (100, 12, 8, 12, 8)
+    assert sum(seen) < 100 + 34 * 16
+    alone = explainer.explain(query, gallery[98:99], shift)
+    close(found.contributions[98], alone.contributions[0])
 
 
 def test_the_marginal_is_the_map():
@@ -312,10 +373,10 @@ def test_the_baseline_has_the_arguments_of_the_image():
 def test_eight_threads_share_a_model():
     net = ContractNet().eval()
     explainer = PlaceToPlace(net, "layer")
-    pairs = [(pictures(1, seed), pictures(1, seed + 20)) for seed in range(8)]
-    expected = [explainer.explain(*pair) for pair in pairs]
+    sides = [(pictures(1, seed), pictures(1, seed + 20)) for seed in range(8)]
+    expected = [explainer.explain(*side) for side in sides]
     with ThreadPoolExecutor(8) as pool:
-        results = pool.map(lambda pair: explainer.explain(*pair), pairs * 4)
+        results = pool.map(lambda pair: explainer.explain(*pair), sides * 4)
         for alone, found in zip(expected * 4, results, strict=True):
             assert torch.equal(found.contributions, alone.contributions)
 

@@ -22,6 +22,7 @@ from reid_explain.benchmark.extremal import Extremal
 from reid_explain.benchmark.faithfulness import Faithfulness
 from reid_explain.benchmark.localization import Localization
 from reid_explain.benchmark.metrics import METRICS, Metric
+from reid_explain.benchmark.pair_cost import PairCost
 from reid_explain.benchmark.pair_faithfulness import PairFaithfulness
 from reid_explain.benchmark.part_to_part import PartToPart
 from reid_explain.benchmark.sanity import Sanity
@@ -37,6 +38,7 @@ __all__ = [
     "Faithfulness",
     "Localization",
     "Metric",
+    "PairCost",
     "PairFaithfulness",
     "PartToPart",
     "Sanity",

@@ -137,6 +137,11 @@ def all_methods(*extra: type) -> dict[str, Method]:
     return {method.name: method for method in sorted(methods, key=place)}
 
 
+def pair_methods(*extra: type) -> dict[str, Method]:
+    """Return those of ``all_methods`` that explain pairs of places."""
+    return {n: m for n, m in all_methods(*extra).items() if hasattr(m.explainer, "_pairs")}
+
+
 def find_methods(wanted: Sequence[Explainable], known: Mapping[str, Method]) -> dict[str, Method]:
     """Return the methods that are wanted, by name.
 

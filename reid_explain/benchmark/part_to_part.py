@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from reid_explain.benchmark.localization import mask_of
-from reid_explain.benchmark.methods import Method, all_methods
+from reid_explain.benchmark.methods import Method, pair_methods
 from reid_explain.benchmark.metrics import Metric
 from reid_explain.benchmark.run import by_method
 from reid_explain.benchmark.tables import layout, metric_figure, metric_table, summary
@@ -105,8 +105,7 @@ class PartToPart(Task):
 
     def known(self) -> dict[str, Method]:
         """Return the methods that explain pairs of places."""
-        found = all_methods(FeatureProduct, FeatureCosine)
-        return {n: m for n, m in found.items() if hasattr(m.explainer, "_pairs")}
+        return pair_methods(FeatureProduct, FeatureCosine)
 
     def cases(self, bench: Bench) -> Sequence[Case]:
         """Return queries with a match in another camera."""

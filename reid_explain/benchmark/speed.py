@@ -211,15 +211,20 @@ class Speed(Task):
                 column: {"median": values.median(), "least": values.min(), "most": values.max()}
                 for column, values in own.items()
             }
-        device = bench.target.device
-        where = f"{platform.machine()}, {torch.get_num_threads()} threads"
-        where = torch.cuda.get_device_name(device) if device.type == "cuda" else where
+        where = device_name(bench.target.device)
         lines = [[f"{bench.target.label}, {where}", *SHOWN]]
         for name, values in methods.items():
             cells = (f"{values[column][figure]:.4g}" for column, figure in SHOWN.values())
             lines.append([name, *cells])
         note = f"medians of {len(cases) - 1} images; largest max-abs, least Spearman"
         return Report({"device": where, "methods": methods}, f"{layout(lines)}\n{note}")
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a table says of the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def bare_passes(target: Target, image: Tensor, wanted: int) -> int:

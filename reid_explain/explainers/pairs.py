@@ -8,9 +8,12 @@ from torch import Tensor
 
 from reid_explain.checks import check_at_least, check_images, describe
 from reid_explain.errors import InputError
-from reid_explain.explainers.base import as_args, only_tensor, rows_of
+from reid_explain.explainers.base import Shared, as_args, only_tensor, per_image, rows_of
 from reid_explain.explainers.ram import ReferenceExplainer
 from reid_explain.objectives import Objective, Projection, Verification
+
+PAIRS = 16
+"""Pairs whose vectors are kept at a time."""
 
 
 class Matches(NamedTuple):
@@ -107,10 +110,18 @@ class Side(NamedTuple):
     images: Tensor
     args: tuple[Any, ...]
 
+    def rows(self, rows: Tensor) -> "Side":
+        """Return these ``rows``; what all images share they share, too, however few they are."""
+        count = len(self.images)
+        args = (
+            arg[rows] if per_image(arg, count) else arg if isinstance(arg, Shared) else Shared(arg)
+            for arg in self.args
+        )
+        return Side(self.images[rows], tuple(args))
+
     def repeated(self, count: int) -> "Side":
         """Return ``count`` times the one image."""
-        rows = torch.zeros(count, dtype=torch.long, device=self.images.device)
-        return Side(self.images[rows], rows_of(self.args, rows, 1))
+        return self.rows(torch.zeros(count, dtype=torch.long, device=self.images.device))
 
 
 class Places(NamedTuple):
@@ -161,8 +172,18 @@ class PairExplainer(ReferenceExplainer):
             raise InputError("gallery", describe(others), f"1 or {len(images)} images")
         args = as_args(additional_forward_args)
         theirs = args if gallery_forward_args is None else as_args(gallery_forward_args)
+        sides = Side(images, args), Side(others, theirs)
+        numbers = torch.arange(max(len(images), len(others)), device=images.device)
         with self._evaluation():
-            return self._pairs(Side(images, args), Side(others, theirs))
+            parts = [
+                self._pairs(*(side if len(side.images) == 1 else side.rows(part) for side in sides))
+                for part in torch.split(numbers, PAIRS)
+            ]
+        return PairExplanation(
+            torch.cat([part.contributions for part in parts]),
+            torch.cat([part.affinity for part in parts]),
+            torch.cat([part.similarity for part in parts]),
+        )
 
     def _map(self, images: Tensor, args: tuple[Any, ...], objective: Objective) -> Tensor:
         """Return the marginals (B, 1, h, w), of references that are images."""

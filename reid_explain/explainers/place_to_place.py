@@ -1,7 +1,8 @@
 """Place to place: the similarity of two images as a sum over pairs of their places."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from reid_explain.capture import ForwardFunc, replace
 from reid_explain.checks import at_least_float32, check_at_least, check_images
 from reid_explain.errors import InputError
-from reid_explain.explainers.base import per_image, rows_of
+from reid_explain.explainers.base import Captured, per_image, rows_of
 from reid_explain.explainers.pairs import (
     PairExplainer,
     PairExplanation,
@@ -28,6 +29,8 @@ STEPS, MOST_STEPS = 8, 64
 TOLERANCE = 0.015
 """What the sum over all places may miss of the way, as a share of it, before steps are doubled."""
 WITHOUT_INFLUENCE = "a layer from which forward_func computes the result, in torch"
+CORNER = 32
+"""Side of the image in pixels that is passed where nothing but the layer's output is read."""
 BLOCK = 2**25
 """Bytes of layer outputs in one pass."""
 ROUNDING = 10
@@ -36,17 +39,17 @@ SPREAD = 1.0
 """Width in places of the neighborhood that has to match along with two places."""
 
 
-class Path(NamedTuple):
-    """The way from the layer's output for the baseline to that for the image.
+class Paths(NamedTuple):
+    """The ways from the layer's output for the baseline to those for N images.
 
-    ``behind`` maps points (n, E) to results (n, D); ``start`` and ``end`` are points (E,);
-    ``parts`` maps places (n,) of ``total`` to their parts of the way (n, E).
+    ``behind`` maps points (n, E) to results (n, D); ``start`` and ``end`` are points (N, E);
+    ``parts`` maps images (n,) of N and places (n,) of ``total`` to their parts of the way (n, E).
     """
 
     behind: Callable[[Tensor], Tensor]
     start: Tensor
     end: Tensor
-    parts: Callable[[Tensor], Tensor]
+    parts: Callable[[Tensor, Tensor], Tensor]
     places: int
     total: int
     dtype: torch.dtype
@@ -133,16 +136,20 @@ class PlaceToPlace(PairExplainer):
 
     def _map(self, images: Tensor, args: tuple[Any, ...], objective: Objective) -> Tensor:
         score = objective.prepare(self._batch(images, args))
-        places = self._places(Side(images, args))
-        own = objective.check(places.embeddings)
-        rows = torch.arange(len(images), device=images.device)
-        with torch.enable_grad():
-            leaf = own.clone().requires_grad_()
-            (direction,) = torch.autograd.grad(score(leaf, own, rows).sum(), leaf)
-        return torch.einsum("bhwd,bd->bhw", places.vectors, direction)[:, None]
+        maps = []
+        for rows, places in self._places(Side(images, args)):
+            own = objective.check(places.embeddings)
+            with torch.enable_grad():
+                leaf = own.clone().requires_grad_()
+                (direction,) = torch.autograd.grad(score(leaf, own, rows).sum(), leaf)
+            maps.append(torch.einsum("bhwd,bd->bhw", places.vectors, direction)[:, None])
+        return torch.cat(maps)
 
     def _pairs(self, query: Side, gallery: Side) -> PairExplanation:
-        first, second = self._places(query), self._places(gallery)
+        first, second = (
+            Places(*map(torch.cat, zip(*(places for _, places in self._places(side)), strict=True)))
+            for side in (query, gallery)
+        )
         similarity = cosine(first.embeddings, second.embeddings)
         lengths = first.embeddings.norm(dim=1) * second.embeddings.norm(dim=1)
         products = inner_products(first.vectors, second.vectors)
@@ -151,26 +158,40 @@ class PlaceToPlace(PairExplainer):
             products / lengths[:, None, None, None, None], neighborhoods(alike, SPREAD), similarity
         )
 
-    def _places(self, side: Side) -> Places:
-        """Return what each place of B images adds to their embeddings."""
+    def _places(self, side: Side) -> Iterator[tuple[Tensor, Places]]:
+        """Yield rows of B images, and what each of their places adds to their embeddings."""
         images, args = side
         starts = self._starts(images, args)
-        reads_mean: bool | None = None
-        vectors, embeddings = [], []
+        paths_of: Callable[..., Paths] | None = None
         for part in self._captures(images, args):
             Verification().check(part.result)
-            for row, own, result in zip(part.rows, part.activation, part.result, strict=True):
-                image = images[row : row + 1]
-                behind = partial(self._behind, image, rows_of(args, row[None], len(images)))
-                if reads_mean is None:
-                    reads_mean = self.reshape_transform is None and _reads_mean(behind, own)
-                start = starts[row if len(starts) > 1 else 0]
-                cells = self._as_map(_numbered(own), image)[0].long()
-                path_of = _path_of_means if reads_mean else _path
-                found = _vectors(path_of(behind, start, own, cells.flatten(1)), self.steps)
-                vectors.append(found.view(*cells.shape[1:], -1))
-                embeddings.append(result)
-        return Places(torch.stack(vectors), torch.stack(embeddings))
+            for group in self._groups(part, args, len(images)):
+                rows, ends = part.rows[group], part.activation[group]
+                image, own = images[rows[:1]], rows_of(args, rows[:1], len(images))
+                behind = self._quickly_behind(image, own, ends[:1], part.result[group[:1]])
+                if paths_of is None:
+                    dims = None if self.reshape_transform else _pooled(behind, ends[0])
+                    paths_of = partial(_paths_of_means, dims) if dims else _paths
+                cells = self._as_map(_numbered(ends[0]), image)[0].long()
+                begin = starts[rows] if len(starts) > 1 else starts.expand_as(ends)
+                found = _vectors(paths_of(behind, begin, ends, cells.flatten(1)), self.steps)
+                yield rows, Places(found.view(len(rows), *cells.shape[1:], -1), part.result[group])
+
+    def _groups(self, part: Captured, args: tuple[Any, ...], count: int) -> Sequence[Tensor]:
+        """Return the images of a part in groups (n,) of which the first can stand for all.
+
+        That is so where the results follow from the layer's outputs alone.
+        """
+        numbers = torch.arange(len(part.rows), device=part.rows.device)
+        alone = torch.split(numbers, 1)
+        if len(alone) == 1 or any(per_image(arg, count) for arg in args):
+            return alone
+        first = rows_of(args, part.rows[:1], count)
+        results = self._behind(part.images[:1], first, part.activation)
+        if not _same(results, part.result, part.activation.dtype).all():
+            return alone
+        output = part.activation[0]
+        return torch.split(numbers, max(1, BLOCK // (4 * output.numel() * output.element_size())))
 
     def _starts(self, images: Tensor, args: tuple[Any, ...]) -> Tensor:
         """Return the layer's output for the baseline, one for all images if they share it."""
@@ -179,6 +200,19 @@ class PlaceToPlace(PairExplainer):
         if any(per_image(arg, len(images)) for arg in args):
             blank = blank.expand_as(images)
         return torch.cat([part.activation for part in self._captures(blank, args)])
+
+    def _quickly_behind(
+        self, image: Tensor, args: tuple[Any, ...], output: Tensor, result: Tensor
+    ) -> Callable[[Tensor], Tensor]:
+        """Return ``_behind`` of a corner of the image if that gives its result, else of all of it.
+
+        What lies before the layer then costs little, and most results follow from its output.
+        """
+        quick = partial(self._behind, image[:, :, :CORNER, :CORNER], args)
+        with suppress(RuntimeError, ValueError, AssertionError):
+            if _same(quick(output), result, output.dtype).all():
+                return quick
+        return partial(self._behind, image, args)
 
     def _behind(self, image: Tensor, args: tuple[Any, ...], outputs: Tensor) -> Tensor:
         """Return the results (M, D) of outputs (M, ...) of the layer in the place of the image's.
@@ -203,107 +237,133 @@ def _numbered(output: Tensor) -> Tensor:
     )
 
 
-def _reads_mean(behind: Callable[[Tensor], Tensor], output: Tensor) -> bool:
-    """Tell whether the results follow from the mean of the layer's output over its places."""
-    if output.dim() != 3:
-        return False
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(2, *output.shape, generator=generator).to(output)
-    try:
-        found, of_mean = behind(noise), behind(noise.mean(dim=(2, 3), keepdim=True))
-    except (RuntimeError, ValueError):
-        return False
-    return _same(found, of_mean, output.dtype)
+def _pooled(behind: Callable[[Tensor], Tensor], output: Tensor) -> tuple[int, ...] | None:
+    """Return along which dimensions the results read means of maps: both, rows (stripes), none."""
+    if output.dim() == 3:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(2, *output.shape, generator=generator).to(output)
+        found = behind(noise)
+        for dims in ((2, 3), (3,)):
+            with suppress(RuntimeError, ValueError):
+                of_means = behind(noise.mean(dim=dims, keepdim=True))
+                if _same(found, of_means, output.dtype).all():
+                    return dims
+    return None
 
 
-def _same(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
-    """Tell whether results (n, D) that were computed in this precision differ by rounding alone."""
-    return bool((a - b).norm() <= ROUNDING * torch.finfo(dtype).eps * (a.norm() + b.norm()))
+def _same(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """Tell which results (n, D) computed in this precision differ by rounding alone, (n,)."""
+    rounding = ROUNDING * torch.finfo(dtype).eps * (a.norm(dim=1) + b.norm(dim=1))
+    same: Tensor = (a - b).norm(dim=1) <= rounding
+    return same
 
 
-def _path(behind: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, cells: Tensor) -> Path:
-    """Return the path through all values of the layer, of which ``cells`` (C, Z) are the places'.
+def _paths(
+    behind: Callable[[Tensor], Tensor], starts: Tensor, ends: Tensor, cells: Tensor
+) -> Paths:
+    """Return the paths through all values of the layer, of which ``cells`` (C, Z) are the places'.
 
     What is in no place (class and register tokens) is a part of its own, the last.
     """
-    way = at_least_float32(end - start).flatten()
-    outside = way.scatter(0, cells.flatten(), 0)
+    first, last = (at_least_float32(outputs).flatten(1) for outputs in (starts, ends))
+    way = last - first
+    outside = way.index_fill(1, cells.flatten(), 0)
     size = cells.shape[1]
 
-    def parts(places: Tensor) -> Tensor:
+    def parts(images: Tensor, places: Tensor) -> Tensor:
         own = cells.T[places.clamp(max=size - 1)]
-        rows = way.new_zeros(len(places), len(way)).scatter(1, own, way[own])
-        rows[places == size] = outside
-        return rows
+        moves = way.new_zeros(len(places), way.shape[1]).scatter(1, own, way[images[:, None], own])
+        rest = places == size
+        moves[rest] = outside[images[rest]]
+        return moves
 
-    return Path(
-        lambda points: behind(points.view(-1, *end.shape).to(end.dtype)),
-        at_least_float32(start).flatten(),
-        at_least_float32(end).flatten(),
+    return Paths(
+        lambda points: behind(points.view(-1, *ends.shape[1:]).to(ends.dtype)),
+        first,
+        last,
         parts,
         size,
         size + bool(outside.any()),
-        end.dtype,
+        ends.dtype,
     )
 
 
-def _path_of_means(
-    behind: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, cells: Tensor
-) -> Path:
-    """Return the path through the mean of the layer's output, a map of one place."""
-    first, last = (at_least_float32(output).flatten(1) for output in (start, end))
-    return Path(
-        lambda points: behind(points[:, :, None, None].to(end.dtype)),
-        first.mean(dim=1),
-        last.mean(dim=1),
-        lambda places: (last - first).T[places] / cells.shape[1],
-        cells.shape[1],
-        cells.shape[1],
-        end.dtype,
+def _paths_of_means(
+    dims: tuple[int, ...],
+    behind: Callable[[Tensor], Tensor],
+    starts: Tensor,
+    ends: Tensor,
+    cells: Tensor,
+) -> Paths:
+    """Return the paths through the means of the layer's maps along ``dims``, smaller maps."""
+    first, last = (at_least_float32(outputs) for outputs in (starts, ends))
+    pooled, size = first.mean(dim=dims, keepdim=True), cells.shape[1]
+    means = pooled[0, 0].numel()
+    way = (last - first).flatten(2) * (means / size)
+
+    def parts(images: Tensor, places: Tensor) -> Tensor:
+        moves = way.new_zeros(len(places), way.shape[1], means)
+        rows = torch.arange(len(places), device=way.device)
+        moves[rows, :, places * means // size] = way[images, :, places]
+        return moves.flatten(1)
+
+    return Paths(
+        lambda points: behind(points.view(-1, *pooled.shape[1:]).to(ends.dtype)),
+        pooled.flatten(1),
+        last.mean(dim=dims).flatten(1),
+        parts,
+        size,
+        size,
+        ends.dtype,
     )
 
 
-def _vectors(path: Path, steps: int | None) -> Tensor:
-    """Return what each place adds to the embedding, (Z, D)."""
-    way = path.end - path.start
-    mixed = torch.rand(len(way), generator=torch.Generator().manual_seed(0)).to(way) * way
-    points = [path.start, path.end, path.start + mixed, path.end - mixed]
-    first, last, *between = path.behind(torch.stack(points))
-    if way.any() and all(torch.equal(first, other) for other in (last, *between)):
+def _vectors(paths: Paths, steps: int | None) -> Tensor:
+    """Return what each place adds to the embeddings, (N, Z, D)."""
+    way = paths.end - paths.start
+    mixed = torch.rand(way.shape[1], generator=torch.Generator().manual_seed(0)).to(way) * way
+    corners = torch.cat([paths.start, paths.end, paths.start + mixed, paths.end - mixed])
+    first, last, *between = found = paths.behind(corners).chunk(4)
+    stays = torch.stack([(result == first).all(dim=1) for result in found]).all(dim=0)
+    if (stays & way.any(dim=1)).any():
         raise InputError("layer", "an output that the result does not follow", WITHOUT_INFLUENCE)
-    linear = _same(first + last, between[0] + between[1], path.dtype)
-    count = steps or (1 if linear else STEPS)
-    vectors = _integrated(path, count, linear, first)
-    while steps is None and not linear and count < MOST_STEPS:
-        missed = (last - first - vectors.sum(dim=0)).norm()
-        if missed <= TOLERANCE * (last - first).norm():
-            break
-        count *= 2
-        vectors = _integrated(path, count, linear, first)
-    rest = first + vectors[path.places :].sum(dim=0)
-    placed: Tensor = vectors[: path.places] + rest / path.places
-    return placed
+    linear = _same(first + last, between[0] + between[1], paths.dtype)
+    added = first.new_zeros(len(first), paths.total, first.shape[1])
+    for is_linear in (True, False):
+        images = (linear == is_linear).nonzero()[:, 0]
+        count = steps or (1 if is_linear else STEPS)
+        while len(images):
+            added[images] = _integrated(paths, images, count, is_linear, added[images])
+            change = (last - first)[images]
+            missed = (change - added[images].sum(dim=1)).norm(dim=1)
+            images = images[missed > TOLERANCE * change.norm(dim=1)]
+            if steps is not None or is_linear or count >= MOST_STEPS:
+                break
+            count *= 2
+    rest = first + added[:, paths.places :].sum(dim=1)
+    return added[:, : paths.places] + rest[:, None] / paths.places
 
 
-def _integrated(path: Path, steps: int, linear: bool, width: Tensor) -> Tensor:
-    """Return what each part of the way adds to the results along it, (total, D).
+def _integrated(paths: Paths, images: Tensor, steps: int, is_linear: bool, like: Tensor) -> Tensor:
+    """Return what each part of the way adds to the results along it, (n, total, D), as ``like``.
 
     That is the sum over the steps of the difference that the place's part of a step makes around
     the middle of it. Where the results are linear, the difference is taken over a part Z times as
     long, as if all places were this one, and divided by Z: less of it is rounding.
     """
-    way = path.end - path.start
-    stretch = path.places if linear else 1
-    added = width.new_zeros(path.total, len(width))
-    block = max(1, BLOCK // (2 * (len(way) + len(width)) * way.element_size()))
-    for start in range(0, steps * path.total, block):
-        rows = torch.arange(start, min(start + block, steps * path.total), device=way.device)
-        step, place = rows // path.total, rows % path.total
-        middles = torch.lerp(path.start, path.end, ((step[:, None] + 0.5) / steps).to(way))
-        moves = path.parts(place) * (stretch / (2 * steps))
-        ahead, back = path.behind(torch.cat([middles + moves, middles - moves])).chunk(2)
-        added.index_add_(0, place, ahead - back)
-    return added / stretch
+    stretch = paths.places if is_linear else 1
+    added = torch.zeros_like(like).flatten(0, 1)
+    values = paths.start.shape[1] + like.shape[2]
+    block = max(1, BLOCK // (2 * values * paths.start.element_size()))
+    for numbers in torch.split(torch.arange(len(added) * steps, device=added.device), block):
+        part, step = numbers // steps, numbers % steps
+        image, place = images[part // paths.total], part % paths.total
+        share = ((step[:, None] + 0.5) / steps).to(paths.start)
+        middles = torch.lerp(paths.start[image], paths.end[image], share)
+        moves = paths.parts(image, place) * (stretch / (2 * steps))
+        ahead, back = paths.behind(torch.cat([middles + moves, middles - moves])).chunk(2)
+        added.index_add_(0, part, ahead - back)
+    return added.view_as(like) / stretch
 
 
 def _directions(vectors: Tensor) -> Tensor:
