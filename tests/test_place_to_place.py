@@ -14,7 +14,7 @@ from reid_explain import InputError, PlaceToPlace, Verification
 from reid_explain.explainers import pairs, place_to_place
 from reid_explain.explainers.pairs import PairExplanation
 from reid_explain.explainers.place_to_place import neighborhoods
-from reid_explain.models import build_model
+from reid_explain.models import FunctionNet, build_model
 from reid_explain.models.timm_models import TimmNet
 from reid_explain.objectives import Batch
 from reid_explain.testing import ContractNet, pictures
@@ -477,3 +477,27 @@ def test_verification_scores_the_excess():
     close(score(2 * own, own, rows), 2 * excess)  # linear, the image's own length is held fixed
     with pytest.raises(InputError, match="threshold"):
         Verification(other, threshold=3).prepare(Batch(torch.zeros(3, 3, 2, 2), None))
+
+
+# Networks outside torch
+
+
+class Halves(nn.Module):
+    """Backbone and head as functions of arrays, as two graphs of ONNX are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.layer(torch.from_numpy(2 * x.numpy() + 1))
+        return torch.from_numpy(maps.numpy().mean(axis=(2, 3)))
+
+
+def test_a_head_outside_torch_is_explained_and_one_without_a_seam_refused():
+    found = PlaceToPlace(Halves(), "layer").explain(X, Y)
+    close(found.error, torch.zeros(2, dtype=torch.float64))
+    close(found.contributions.sum(dim=(1, 2, 3, 4)), found.similarity)
+    net = FunctionNet(lambda x: (x, x.mean(axis=(2, 3))))
+    with pytest.raises(InputError, match="layer: got an output that the result does not follow"):
+        PlaceToPlace(net, net.map_layer).explain(X, Y)
