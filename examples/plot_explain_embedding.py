@@ -25,7 +25,7 @@ import torch.nn.functional as F
 
 from reid_explain import InputError
 from reid_explain.benchmark.command_line import TargetOptions, one_line_errors, read
-from reid_explain.benchmark.methods import Subject, all_methods, find_methods
+from reid_explain.benchmark.methods import Subject, all_methods, find_methods, method_names
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.inputs import load_image
 from reid_explain.visualization import comparison_figure, explanation_figure, save_figure
@@ -72,7 +72,7 @@ def where(output):
 
 def chosen(names, has_references):
     """Return the methods of these names, or those that take seconds, and one control."""
-    names = [name for each in names for name in each.split(",") if name]
+    names = method_names(names)
     known = all_methods()
     if names and names != ["all"]:
         return find_methods(names, known)
@@ -80,7 +80,7 @@ def chosen(names, has_references):
     return {
         name: method
         for name, method in known.items()
-        if method.fact("cost") != "descent" and name not in beside
+        if method.by_default and name not in beside
         if has_references or "references" not in method.needs
     }
 

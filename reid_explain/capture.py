@@ -31,11 +31,15 @@ def unwrapped(forward_func: ForwardFunc) -> ForwardFunc:
 
 
 def model_of(forward_func: ForwardFunc) -> nn.Module | None:
-    """Return the module that ``forward_func`` is, is a method of or is a partial of, if any."""
+    """Return the module that ``forward_func`` is, is a method of or is a partial of, if any.
+
+    It may also be a method of an object that has the module as its ``model``.
+    """
     forward_func = unwrapped(forward_func)
     if isinstance(forward_func, functools.partial):
         return model_of(forward_func.func)
     owner = getattr(forward_func, "__self__", forward_func)
+    owner = owner if isinstance(owner, nn.Module) else getattr(owner, "model", None)
     return owner if isinstance(owner, nn.Module) else None
 
 

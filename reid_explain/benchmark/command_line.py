@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 import tyro
 
+from reid_explain.benchmark.methods import method_names
 from reid_explain.benchmark.target import Precision, Target
 from reid_explain.benchmark.task import Task
 from reid_explain.datasets.registry import SYNTHETIC, open_dataset
@@ -78,7 +79,8 @@ class RunOptions:
         dataset: synthetic, market1501, folder, ..., or module:Class
         root: the data set's folder; synthetic has none
         world: seed of the synthetic world
-        methods: names or module:Class, between spaces or commas; by default those that suit
+        methods: names, module:Class, captum:NAME(option=value), between spaces or commas; by default
+            those that suit
         output: a folder; by default one in outputs
         resume: go on with the run in --output
     """
@@ -106,7 +108,7 @@ def main(task: type[Task], arguments: Sequence[str] | None = None) -> None:
         options.task.run(
             target.open(untrained=task.untrained),
             open_dataset(run.dataset, run.root, **({"seed": run.world} if run.world else {})),
-            methods=[name for names in run.methods for name in names.split(",") if name],
+            methods=method_names(run.methods),
             output=run.output or Path("outputs", folder),
             resume=run.resume,
             show=True,

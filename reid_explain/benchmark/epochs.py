@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reid_explain.benchmark.command_line import open_device
-from reid_explain.benchmark.methods import Subject
+from reid_explain.benchmark.methods import Subject, method_names
 from reid_explain.benchmark.run import by_method, write_json
 from reid_explain.benchmark.tables import cell, interval, layout
 from reid_explain.benchmark.target import Target
@@ -116,7 +116,7 @@ class EpochMaps:
         world, device = SyntheticReID(), open_device(self.device)
         world.load = cache(world.load)  # type: ignore[method-assign]  # Drawn for all epochs.
         task = PersonMaps(images=self.images, seed=self.seed)
-        methods = [name for names in self.methods for name in names.split(",") if name]
+        methods = method_names(self.methods)
         epochs: list[dict[str, Any]] = []
         first: dict[str, pd.DataFrame] = {}
         for card in cards:

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -11,10 +12,13 @@ from torch import Tensor
 from reid_explain.benchmark.target import Target
 from reid_explain.checks import describe
 from reid_explain.errors import InputError
+from reid_explain.explainers.captum_methods import PREFIX, captum_explainer
 from reid_explain.explainers.registry import EXPLAINERS
 
 Explainable = str | Callable[..., Any]
-"""A registered name, ``"module:Class"``, an explainer class, or a partial of one."""
+"""A registered name, ``"module:Class"``, ``"captum:NAME"``, an explainer class or a partial of one,
+or a function: see :func:`explainer_of`.
+"""
 Explain = Callable[..., Any]
 """Of a subject and options of ``attribute``, to maps (B, 1, h, w)."""
 
@@ -69,6 +73,11 @@ class Method:
         """Keywords that ``attribute`` needs beside the images."""
         implied = (name for name in ("references", "target") if self.takes(name))
         return tuple(self.fact("needs", implied))
+
+    @property
+    def by_default(self) -> bool:
+        """Whether it runs unnamed: not where it takes minutes, or says ``on_request``."""
+        return self.fact("cost") not in ("masks", "descent") and not self.fact("on_request")
 
     def on(self, target: Target, **settings: Any) -> Explain:
         """Return the function that explains subjects to a target.
@@ -142,6 +151,20 @@ def pair_methods(*extra: type) -> dict[str, Method]:
     return {n: m for n, m in all_methods(*extra).items() if hasattr(m.explainer, "_pairs")}
 
 
+def method_names(given: Sequence[str]) -> list[str]:
+    """Return the names in texts that have one or, between commas outside brackets, several."""
+    names: list[str] = []
+    for text in given:
+        depth, names = 0, [*names, ""]
+        for character in text:
+            depth += (character in "([") - (character in ")]")
+            if character == "," and depth == 0:
+                names.append("")
+            else:
+                names[-1] += character
+    return [name.strip() for name in names if name.strip()]
+
+
 def find_methods(wanted: Sequence[Explainable], known: Mapping[str, Method]) -> dict[str, Method]:
     """Return the methods that are wanted, by name.
 
@@ -150,14 +173,43 @@ def find_methods(wanted: Sequence[Explainable], known: Mapping[str, Method]) -> 
     """
     found: dict[str, Method] = {}
     for item in wanted:
-        if isinstance(item, str) and ":" in item:
+        if isinstance(item, str) and item.startswith(PREFIX):
+            item = captum_explainer(item)
+        elif isinstance(item, str) and ":" in item:
             item = EXPLAINERS.resolve(item)
         if isinstance(item, str):
             method = known.get(item)
         else:
-            method = Method(getattr(item, "func", item).__name__, item)
+            method = Method(getattr(item, "func", item).__name__, explainer_of(item))
         if method is None or method.name in found:
-            expected = f"names among {', '.join(known)}, or module:Class, each once"
+            expected = (
+                f"names among {', '.join(known)}, or module:Class, or captum:NAME, each once"
+            )
             raise InputError("methods", item, expected)
         found[method.name] = method
     return found
+
+
+def explainer_of(item: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what makes explainers of ``(forward_func, layer)``, or of a target.
+
+    A function is one of these three, as the names of its parameters say:
+
+    - ``(forward_func, layer)`` returns an explainer.
+    - ``(target)`` returns a function of images (B, 3, H, W) to maps (B, 1, h, w). The
+      :class:`.Target` has ``model`` and ``layer``, for packages that want modules.
+    - Any other, such as ``(images)`` or ``(images, references)``, is a function to maps itself.
+
+    Its attributes are the facts of an explainer: ``needs``, ``is_control`` and so on.
+    """
+    names = [*inspect.signature(item).parameters] if inspect.isfunction(item) else ["layer"]
+    if "layer" in names:
+        return item
+
+    def for_target(target: Target) -> SimpleNamespace:
+        return SimpleNamespace(attribute=item(target) if names == ["target"] else item)
+
+    facts = {"for_target": staticmethod(for_target), **vars(item)}
+    if names != ["target"]:
+        facts["attribute"] = staticmethod(item)
+    return type(item.__name__, (), facts)

@@ -162,7 +162,8 @@ class Speed(Task):
         """Tell whether a method is of the parts, and no control."""
         part = method.fact("part", BY_COST.get(method.fact("cost", "pass")))
         part = "sampled" if method.name in SAMPLED else part
-        return part in self.parts and not method.fact("is_control")
+        left_out = method.fact("is_control") or method.fact("on_request")
+        return part in self.parts and not left_out
 
     def cases(self, bench: Bench) -> Sequence[Case]:
         """Return the first queries that have a match."""

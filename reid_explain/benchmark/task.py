@@ -205,8 +205,8 @@ class Task(ABC):
         return all_methods()
 
     def runs(self, method: Method) -> bool:
-        """Tell whether a method runs unless told otherwise: those whose runs take minutes."""
-        return method.fact("cost") not in ("masks", "descent")
+        """Tell whether a method runs unless told otherwise."""
+        return method.by_default
 
     @abstractmethod
     def cases(self, bench: Bench) -> Sequence[Case]:

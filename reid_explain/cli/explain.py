@@ -11,7 +11,7 @@ import tyro
 from torch import Tensor
 
 from reid_explain.benchmark.command_line import SHIPPED, TargetOptions
-from reid_explain.benchmark.methods import Method, all_methods, find_methods
+from reid_explain.benchmark.methods import Method, all_methods, find_methods, method_names
 from reid_explain.benchmark.target import Target
 from reid_explain.checks import check_at_least
 from reid_explain.cli import views
@@ -41,7 +41,7 @@ class PageOptions:
         """Return the methods that are wanted, by name, if the output can be a page."""
         if self.output.suffix.lower() not in (".html", ".htm") or self.output.is_dir():
             raise InputError("output", self.output, "an .html file")
-        names = [name for each in self.methods for name in each.split(",") if name]
+        names = method_names(self.methods)
         return find_methods(names or default, all_methods())
 
     def write(self, report: Report) -> None:

@@ -66,8 +66,9 @@ class Explainer(LayerAttribution):
     The class says what a benchmark has to give it: ``explains``, the function of the target
     (``"embedding"``, ``"logits"`` or ``"pooled"``); ``needs``, the keywords of ``attribute``
     (``"references"``, ``"target"``); ``cost``, one ``"pass"``, a pass for each of the
-    ``"channels"`` or of many ``"masks"``, or a ``"descent"``; and ``is_control``, that it knows
-    nothing of the embedding.
+    ``"channels"`` or of many ``"masks"``, or a ``"descent"``; ``is_control``, that it knows nothing
+    of the embedding; ``on_request``, that it is measured only where it is named; and
+    ``looks_inside``, that a function may not hide the model, or run it in another thread.
 
     Args:
         forward_func: The model, or any function of a batch of images (B, C, H, W) that returns
@@ -87,6 +88,8 @@ class Explainer(LayerAttribution):
     needs: ClassVar[tuple[str, ...]] = ()
     cost: ClassVar[str] = "pass"
     is_control: ClassVar[bool] = False
+    on_request: ClassVar[bool] = False
+    looks_inside: ClassVar[bool] = False
 
     def __init__(
         self,
