@@ -147,7 +147,12 @@ def test_what_captum_refuses_is_one_line():
 
 def test_names_on_a_command_line():
     named = "captum:NoiseTunnel(Occlusion(strides=(3, 8, 8)), nt_samples=2)"
-    assert method_names([f"GradFAM,{named},Random", "", "RAM"]) == ["GradFAM", named, "Random", "RAM"]
+    assert method_names([f"GradFAM,{named},Random", "", "RAM"]) == [
+        "GradFAM",
+        named,
+        "Random",
+        "RAM",
+    ]
     found = find_methods([named, "captum:Saliency", "captum:Saliency()"], all_methods())
     assert list(found) == [named, "captum:Saliency", "captum:Saliency()"]
     assert not any(method.by_default for method in found.values())

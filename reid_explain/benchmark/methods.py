@@ -182,9 +182,7 @@ def find_methods(wanted: Sequence[Explainable], known: Mapping[str, Method]) -> 
         else:
             method = Method(getattr(item, "func", item).__name__, explainer_of(item))
         if method is None or method.name in found:
-            expected = (
-                f"names among {', '.join(known)}, or module:Class, or captum:NAME, each once"
-            )
+            expected = f"names among {', '.join(known)}, or module:Class, or captum:NAME, each once"
             raise InputError("methods", item, expected)
         found[method.name] = method
     return found

@@ -138,8 +138,8 @@ class CaptumExplainer(Explainer):
 
     - ``baselines`` is 0, the mean color of normalized images; DeepLiftShap's are 0 and the blur.
     - Ablation, Lime and Shapley values have the cells of a grid as features, ``cells`` (4) along
-      the shorter side; Lime and KernelShap draw 500 samples, and Lime fits a ridge, as in its paper's
-      code.
+      the shorter side; Lime and KernelShap draw 500 samples, and Lime fits a ridge, as in the code
+      of its paper.
     - Occlusion has windows as wide as a cell, moved by half of that.
     - LayerFeatureAblation takes away one place of the layer at a time.
     - NoiseTunnel has 20 samples and a noise of 15 % of the image's range, as SmoothGrad's paper.
@@ -274,7 +274,7 @@ class CaptumExplainer(Explainer):
         cells = spec.options.get("cells", CELLS)
         window = max(1, min(image.shape[2:]) // cells)
         of_lime = issubclass(spec.kind, captum.attr.Lime)
-        defaults = {
+        defaults: dict[str, Any] = {
             "baselines": lambda: torch.zeros_like(image),
             "internal_batch_size": lambda: per_forward,
             "perturbations_per_eval": lambda: per_forward,
@@ -291,7 +291,9 @@ class CaptumExplainer(Explainer):
             defaults["baselines"] = lambda: torch.cat([0 * image, blurred(image)]).detach()
         taken = {key: value for key, value in spec.options.items() if key in spec.parameters}
         inner = self._options(spec.inner, image, function) if spec.inner else {}
-        own = {key: make() for key, make in defaults.items() if key in {*spec.parameters} - {*taken}}
+        own = {
+            key: make() for key, make in defaults.items() if key in {*spec.parameters} - {*taken}
+        }
         return inner | own | taken
 
 
