@@ -6,10 +6,10 @@
 All methods explain one query with its gallery images after the other, in turns; the first turn
 warms up and does not count. The rows: one for each query and method. Columns:
 
-seconds       of the explanation
-pass_seconds  of one forward and backward pass, to the pixels, of the same images, measured beside
-              it, in batches that fill the device
-mib           peak memory of the explanation beyond what was taken before, the model, say
+- ``seconds``: of the explanation.
+- ``pass_seconds``: of one forward and backward pass, to the pixels, of the same images, measured
+  beside it, in batches that fill the device.
+- ``mib``: peak memory of the explanation beyond what was taken before, the model, say.
 """
 
 from collections.abc import Mapping, Sequence

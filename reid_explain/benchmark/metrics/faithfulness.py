@@ -2,14 +2,14 @@
 
 In percent. Those that are measured by name only, each beside random maps as smooth as the map:
 
-keeping        AS Drop when the top pixels are kept, the mean over the areas and fills of
-               area_matched: lower is better
-removal        AS Drop when the top pixels are replaced, likewise: higher is better
-insertion_auc  area under the similarity to the matches while the top pixels replace the blurred
-               image, in percent of the image's own lead over the blurred image
-deletion_auc   the same while the blurred image replaces the top pixels: lower is better
-road           AS Drop when the top 5 to 30 % are replaced by noisy linear imputation; alone
-               without random maps, for each image is a linear system: higher is better
+- ``keeping``: AS Drop when the top pixels are kept, the mean over the areas and fills of
+  area_matched: lower is better.
+- ``removal``: AS Drop when the top pixels are replaced, likewise: higher is better.
+- ``insertion_auc``: area under the similarity to the matches while the top pixels replace the
+  blurred image, in percent of the image's own lead over the blurred image.
+- ``deletion_auc``: the same while the blurred image replaces the top pixels: lower is better.
+- ``road``: AS Drop when the top 5 to 30 % are replaced by noisy linear imputation; alone without
+  random maps, for each image is a linear system: higher is better.
 
 Sources: Wu et al., FAM, CVPR 2022, section 4.2; Petsiuk et al., RISE, BMVC 2018 (insertion,
 deletion); Rong et al., ROAD, ICML 2022 (imputation).
