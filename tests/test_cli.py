@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from test_report import data
 
+from reid_explain import ActivationMean, GradRAM
+from reid_explain.benchmark.methods import Method
 from reid_explain.benchmark.target import Target
 from reid_explain.cli import explain
 from reid_explain.cli.__main__ import COMMANDS, main
@@ -72,7 +74,9 @@ def target_of(folder):
 
 
 def images_of(folder, names):
-    return explain.tensors(target_of(folder), "images", [folder / name for name in names])
+    return explain.tensors(
+        target_of(folder), explain.loaded("images", [folder / name for name in names])
+    )
 
 
 def test_a_folder_is_ranked_and_embedded_once(folder, capsys, monkeypatch):
@@ -226,3 +230,24 @@ def test_what_is_wrong_is_one_line(folder, command, message):
     assert message in text
     assert "\n" not in text
     assert {path for path in folder.rglob("*")} == before
+
+
+def test_a_query_is_explained_once_where_no_reference_is_needed(folder):
+    seen = []
+
+    class Mean(ActivationMean):
+        def attribute(self, inputs, **options):
+            seen.append(len(inputs))
+            return super().attribute(inputs, **options)
+
+    class Pair(GradRAM):
+        def attribute(self, inputs, references, **options):
+            seen.append((len(inputs), len(references)))
+            return super().attribute(inputs, references, **options)
+
+    methods = {"Pair": Method("Pair", Pair), "Mean": Method("Mean", Mean)}
+    images = images_of(folder, ["query.png", "people/a/1.png", "people/c.png"])
+    maps = explain.views.side(target_of(folder), methods, images[:1], images[1:])
+    assert seen == [1, (2, 2)]
+    assert list(maps) == ["Pair", "Mean"]
+    assert {name: len(map_) for name, map_ in maps.items()} == {"Pair": 2, "Mean": 2}

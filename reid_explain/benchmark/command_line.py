@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
@@ -16,16 +16,13 @@ from reid_explain.benchmark.target import Precision, Target
 from reid_explain.benchmark.task import Task
 from reid_explain.datasets.registry import SYNTHETIC, open_dataset
 from reid_explain.errors import InputError
-from reid_explain.models.build import build_model
+from reid_explain.models.build import MODELS, build_model
 from reid_explain.models.checkpoints import open_checkpoint
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pretrained import load_pretrained, load_trained
-from reid_explain.registry import Registry
 
 SHIPPED = "synthetic"
 """The model that comes with the package."""
-MODELS: Registry[Callable[..., EmbeddingNet]] = Registry("reid_explain.models")
-"""Functions of a file of weights, if there is one, that plug-ins offer as models."""
 Settings = TypeVar("Settings")
 
 
@@ -92,6 +89,12 @@ class RunOptions:
     output: Path | None = None
     resume: bool = False
 
+    def drawn(self) -> dict[str, int]:
+        """Return what is set of the drawn world; for another data set that raises InputError."""
+        if self.world and self.dataset != SYNTHETIC:
+            raise InputError("world", self.world, f"none, {self.dataset} is not drawn")
+        return {"seed": self.world} if self.world else {}
+
 
 def main(task: type[Task], arguments: Sequence[str] | None = None) -> None:
     """Run a task as a command line says."""
@@ -103,11 +106,10 @@ def main(task: type[Task], arguments: Sequence[str] | None = None) -> None:
     parts = [p for p in (run.dataset, target.label) if p != "synthetic"]
     folder = "_".join([task.name, *parts]).replace("/", "-").replace(":", "-")
     with one_line_errors(script):
-        if run.world and run.dataset != SYNTHETIC:
-            raise InputError("world", run.world, f"none, {run.dataset} is not drawn")
+        drawn = run.drawn()
         options.task.run(
             target.open(untrained=task.untrained),
-            open_dataset(run.dataset, run.root, **({"seed": run.world} if run.world else {})),
+            open_dataset(run.dataset, run.root, **drawn),
             methods=method_names(run.methods),
             output=run.output or Path("outputs", folder),
             resume=run.resume,
@@ -161,7 +163,7 @@ def open_model(name: str, weights: Path | None, *, untrained: bool = False) -> E
             they are of no network that can be told from them.
     """
     if ":" in name:
-        make: Callable[..., EmbeddingNet] = MODELS.resolve(name)
+        make = MODELS.resolve(name)
         return make(weights) if weights else make()
     if weights is None and name == SHIPPED:
         return load_pretrained(name)

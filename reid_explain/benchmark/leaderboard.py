@@ -30,7 +30,7 @@ from reid_explain.benchmark.command_line import (
 from reid_explain.benchmark.faithfulness import Faithfulness
 from reid_explain.benchmark.leaderboard_tables import METRIC_NAMES, write_tables
 from reid_explain.benchmark.localization import Localization
-from reid_explain.benchmark.methods import Subject, all_methods, find_methods
+from reid_explain.benchmark.methods import Subject, all_methods, controls, find_methods
 from reid_explain.benchmark.run import SETTINGS, Rows, read_settings
 from reid_explain.benchmark.speed import Speed
 from reid_explain.benchmark.target import Target
@@ -57,7 +57,7 @@ class Entry(NamedTuple):
 
     def open(self) -> tuple[Target, ReIDDataset]:
         """Return the target and the data set."""
-        drawn = {"seed": self.run.world} if self.run.world else {}
+        drawn = self.run.drawn()
         return self.target.open(), open_dataset(self.run.dataset, self.run.root, **drawn)
 
 
@@ -114,8 +114,8 @@ class Leaderboard:
         target, dataset = entry.open()
         suited = self.suited(target, dataset)
         folder = self.output / entry.folder
-        controls = {name for name, method in all_methods().items() if method.fact("is_control")}
-        go_on(Speed(images=1), target, dataset, folder, [n for n in suited if n not in controls])
+        rivals = [name for name in suited if name not in controls()]
+        go_on(Speed(images=1), target, dataset, folder, rivals)
         costs = rows_of(folder / Speed.name)
         passes = costs[costs["metric"] == "forwards"].groupby("method")["value"].max()
         within = [name for name in suited if passes.get(name, 1) <= self.budget]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from reid_explain.benchmark.causal import PAIRED, SINGLE
-from reid_explain.benchmark.methods import all_methods
+from reid_explain.benchmark.methods import controls
 from reid_explain.benchmark.metrics import METRICS, Metric
 from reid_explain.benchmark.run import atomic, by_method
 from reid_explain.benchmark.tables import cell, named, summary
@@ -38,8 +38,8 @@ def columns() -> dict[str, list[Metric]]:
 
 def write_tables(frames: Frames, output: Path) -> None:
     """Write leaderboard.csv, leaderboard.md and leaderboard.html; print the Markdown."""
-    lines = lines_of(frames)
-    text = f"{markdown(lines)}\n\n{agreement(frames)}\n"
+    lines, agreed = lines_of(frames), agreement(frames)
+    text = f"{markdown(lines)}\n\n{agreed}\n"
     print(text)
     output.mkdir(parents=True, exist_ok=True)
     with atomic(output / "leaderboard.md") as path:
@@ -47,20 +47,19 @@ def write_tables(frames: Frames, output: Path) -> None:
     with atomic(output / "leaderboard.csv") as path:
         flat(lines).to_csv(path, index=False)
     with atomic(output / "leaderboard.html") as path:
-        path.write_text(page(lines, agreement(frames)), encoding="utf-8")
+        path.write_text(page(lines, agreed), encoding="utf-8")
 
 
 def lines_of(frames: Frames) -> list[dict[str, Any]]:
     """Return a line for each entry and method: what it costs, and each metric's summary."""
-    found = []
-    controls = {name for name, method in all_methods().items() if method.fact("is_control")}
+    found, known = [], controls()
     for entry, tasks in frames.items():
         lines: dict[str, dict[str, Any]] = {}
         for task, metrics in {"speed": [], **columns()}.items():
             tables = by_method(tasks[task]) if len(tasks.get(task, ())) else {}
             for name, own in tables.items():
                 line = lines.setdefault(
-                    name, {"entry": entry, "method": name, "control": name in controls}
+                    name, {"entry": entry, "method": name, "control": name in known}
                 )
                 if task == "speed":
                     last = own.iloc[-1]  # The first one warms up.
@@ -132,14 +131,14 @@ def scores(frame: pd.DataFrame, metric: Metric, methods: Sequence[str]) -> Tenso
 
 def agreement(frames: Frames) -> str:
     """Return Markdown: how far metrics agree on a model, and models under a metric."""
-    controls = {name for name, method in all_methods().items() if method.fact("is_control")}
+    known = controls()
     found: dict[tuple[str, str], tuple[pd.DataFrame, Metric, set[str]]] = {}
     for entry, tasks in frames.items():
         for task, metrics in columns().items():
             for metric in metrics if task in tasks else ():
                 frame = tasks[task]
                 own = frame[frame["metric"] == metric.name].dropna(subset="value")
-                if names := {*map(str, own["method"])} - controls:
+                if names := {*map(str, own["method"])} - known:
                     found[entry, metric.name] = (frame, metric, names)
     rows = [["rankings", "methods", "Kendall's W", "mean Spearman"]]
     for entry in frames:

@@ -75,6 +75,11 @@ class Method:
         return tuple(self.fact("needs", implied))
 
     @property
+    def of_places(self) -> bool:
+        """Whether it explains pairs of places."""
+        return self.fact("_pairs") is not None
+
+    @property
     def by_default(self) -> bool:
         """Whether it runs unnamed: not where it takes minutes, or says ``on_request``."""
         return self.fact("cost") not in ("masks", "descent") and not self.fact("on_request")
@@ -148,7 +153,12 @@ def all_methods(*extra: type) -> dict[str, Method]:
 
 def pair_methods(*extra: type) -> dict[str, Method]:
     """Return those of ``all_methods`` that explain pairs of places."""
-    return {n: m for n, m in all_methods(*extra).items() if hasattr(m.explainer, "_pairs")}
+    return {name: method for name, method in all_methods(*extra).items() if method.of_places}
+
+
+def controls() -> set[str]:
+    """Return the names of those of ``all_methods`` that know nothing of the embedding."""
+    return {name for name, method in all_methods().items() if method.fact("is_control")}
 
 
 def method_names(given: Sequence[str]) -> list[str]:

@@ -358,21 +358,16 @@ class View:
         query = self.retrieved.image
         maps = self.map(query, image), self.map(image, query)
         found = {"similarity": similarity, **{n: scalar(*maps) for n, scalar in OF_MAPS.items()}}
-        if of_places(self.method):
+        if self.method.of_places:
             sides = (each.to(self.bench.target.device) for each in (query, image))
             explanation = self.method.build(self.bench.target).explain(*sides)
             found |= {name: scalar(explanation) for name, scalar in OF_PLACES.items()}
         return found
 
 
-def of_places(method: Method) -> bool:
-    """Tell whether a method explains pairs of places."""
-    return method.fact("_pairs") is not None
-
-
 def scalars_of(method: Method) -> list[str]:
     """Return the names of the scalars that a method's explanations have."""
-    return ["similarity", *OF_MAPS, *(OF_PLACES if of_places(method) else ())]
+    return ["similarity", *OF_MAPS, *(OF_PLACES if method.of_places else ())]
 
 
 def heights(one: Tensor, other: Tensor) -> float:

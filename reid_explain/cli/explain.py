@@ -132,7 +132,7 @@ class Rank:
         names = [path.relative_to(self.gallery).as_posix() for path in paths]
         for place, name in zip(order, names, strict=True):
             print(f"{similarity[place]:.4f}  {name}")
-        images = torch.cat([image, tensors(target, "gallery", paths)])
+        images = torch.cat([image, tensors(target, loaded("gallery", paths))])
         names = [self.query.name, *names]
         self.page.write(views.matched(target, methods, images, names, threshold=self.threshold))
 
@@ -181,7 +181,7 @@ class Demo:
         query = world.query[37]
         others = [record for record in world.gallery if record.camera != query.camera]
         pictures = [world.load(record) for record in (query, *others)]
-        images = torch.stack([target.spec.to_tensor(picture) for picture in pictures])
+        images = tensors(target, pictures)
         similarity = torch.tensor(views.cosines(target, images))
         order = similarity.argsort(descending=True)[:8].tolist()
         report = views.matched(
@@ -197,22 +197,21 @@ class Demo:
 
 def opened(options: TargetOptions, **files: Sequence[Path]) -> tuple[Target, Tensor]:
     """Return a model and its input (N, 3, H, W), the images of files by argument."""
-    for argument, paths in files.items():
-        if not paths:
-            raise InputError(argument, "none", "at least one image file")
-        for path in paths:
-            _open(argument, path)  # Before a model is opened, which takes its time.
+    pictures = [picture for each in files.items() for picture in loaded(*each)]
     target = options.open()
-    return target, torch.cat([tensors(target, *each) for each in files.items()])
+    return target, tensors(target, pictures)
 
 
-def tensors(target: Target, argument: str, paths: Sequence[Path]) -> Tensor:
-    """Return images of files as a model takes them, (N, 3, H, W)."""
-    return torch.stack([target.spec.to_tensor(_open(argument, path)) for path in paths])
-
-
-def _open(argument: str, path: Path) -> Any:
+def loaded(argument: str, paths: Sequence[Path]) -> list[Any]:
+    """Return the images of files, at least one; errors name the argument."""
+    if not paths:
+        raise InputError(argument, "none", "at least one image file")
     try:
-        return load_image(path)
+        return [load_image(path) for path in paths]
     except InputError as error:
         raise InputError(argument, *error.args[1:]) from error
+
+
+def tensors(target: Target, pictures: Sequence[Any]) -> Tensor:
+    """Return images as a model takes them, (N, 3, H, W)."""
+    return torch.stack([target.spec.to_tensor(picture) for picture in pictures])

@@ -39,7 +39,8 @@ Shares = dict[str, tuple[float, Tensor, Tensor | None]]
 
 def explained(target: Target, methods: Mapping[str, Method], images: Tensor, names: Any) -> Report:
     """Return the report of images by themselves."""
-    maps = maps_of(target, methods, Subject(images, None, target.predicted(images)))
+    subject = Subject(images, None, target.predicted(images))
+    maps = check_any(methods, maps_of(target, methods, subject))
     entries = [
         Entry(name, image, {method: found[n] for method, found in maps.items()})
         for n, (name, image) in enumerate(zip(names, target.spec.to_rgb(images), strict=True))
@@ -63,7 +64,7 @@ def matched(
     queries, found = ({}, {}) if places is None else views_of(places, threshold)
     rest = {name: method for name, method in methods.items() if name != MATCH}
     if rest or places is None:
-        queries |= side(target, rest, query.expand_as(others), others)
+        queries |= side(target, rest, query, others)
         found |= side(target, rest, others, query)
     shares = shares_of(target, query, others) if attributes else [{} for _ in others]
     links = [None for _ in others] if places is None else Link.of(places)
@@ -110,20 +111,37 @@ def cosines(target: Target, images: Tensor) -> list[float]:
 
 def maps_of(target: Target, methods: Mapping[str, Method], subject: Subject) -> Maps:
     """Return the maps of methods; what does not suit the model is named and left out."""
-    found = {}
+    found: Maps = {}
     for name, method in methods.items():
         try:
             found[name] = method.on(target)(subject, interpolate_mode=None)
         except InputError as error:
             print(f"left out: {name}: {error}", file=sys.stderr)
-    if not found:
-        raise InputError("methods", ", ".join(methods) or "none", "one that suits the model")
     return found
 
 
+def check_any(methods: Mapping[str, Method], maps: Maps) -> Maps:
+    """Return maps, of at least one of the methods."""
+    if not maps:
+        raise InputError("methods", ", ".join(methods) or "none", "one that suits the model")
+    return maps
+
+
 def side(target: Target, methods: Mapping[str, Method], images: Tensor, references: Tensor) -> Maps:
-    """Return the maps over images (N, 3, H, W) for their references."""
-    return maps_of(target, methods, Subject(images, references, target.predicted(images)))
+    """Return the maps (N, 1, h, w) over N images for one reference, or over one image for N.
+
+    Methods that need no reference explain an image once.
+    """
+    count = max(len(images), len(references))
+    paired = {name: method for name, method in methods.items() if "references" in method.needs}
+    alone = {name: method for name, method in methods.items() if name not in paired}
+    classes = target.predicted(images)
+    maps = maps_of(target, alone, Subject(images, None, classes))
+    if classes is not None:
+        classes = classes.expand(count)
+    subject = Subject(images.expand(count, -1, -1, -1), references, classes)
+    maps = check_any(methods, maps | maps_of(target, paired, subject))
+    return {name: maps[name].expand(count, -1, -1, -1) for name in methods if name in maps}
 
 
 def place_to_place(

@@ -118,18 +118,18 @@ def write_report(report: Report, path: str | Path) -> Path:
 
 def as_json(report: Report) -> dict[str, Any]:
     """Return what the page draws."""
-    query = report.query and {"name": report.query[0], **picture(report.query[1], "query")}
+    asked = image_pixels(report.query[1], "query") if report.query else None
     entries = []
     for number, entry in enumerate(report.entries):
         own = image_pixels(entry.image, f"entries[{number}].image")
-        other = image_pixels(report.query[1], "query") if report.query else own
+        other = own if asked is None else asked
         sides = {"maps": (entry.maps, own), "queryMaps": (entry.query_maps, other)}
         entries.append(
             {
                 "name": entry.name,
                 "similarity": entry.similarity,
                 "correct": entry.correct,
-                **picture(entry.image, f"entries[{number}].image"),
+                **picture(own),
                 **{
                     side: {name: heat(map_, pixels) for name, map_ in maps.items()}
                     for side, (maps, pixels) in sides.items()
@@ -144,13 +144,16 @@ def as_json(report: Report) -> dict[str, Any]:
     tables = {"glow": GLOW, "signed": SIGNED_GLOW}
     steps = np.linspace(0, 1, 256)
     colors = {name: encoded(255 * table(steps)[:, :3]) for name, table in tables.items()}
+    query = None
+    if report.query and asked is not None:
+        query = {"name": report.query[0], **picture(asked)}
     return {"query": query, "entries": entries, "notes": dict(report.notes), "colors": colors}
 
 
-def picture(image: Tensor, argument: str) -> dict[str, Any]:
-    """Return an image as the page has it."""
-    pixels, buffer = np.round(255 * image_pixels(image, argument)).astype(np.uint8), io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
+def picture(pixels: NDArray[np.float64]) -> dict[str, Any]:
+    """Return an image (H, W, 3) as the page has it."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.round(255 * pixels).astype(np.uint8)).save(buffer, "JPEG", quality=QUALITY)
     source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
     return {"src": source, "size": pixels.shape[:2]}
 
