@@ -224,12 +224,17 @@ class StrongBaseline(nn.Module):
 
 
 class TorchreidResNet(Trunk):
-    def __init__(self, classes: int = 5, **trunk) -> None:
-        super().__init__(**{"last_stride": 2, **trunk})
-        self.classifier = nn.Linear(self.channels, classes)
+    """With ``reduced``, the form of resnet50_fc512."""
+
+    def __init__(self, classes: int = 5, reduced: bool = False, **trunk) -> None:
+        super().__init__(**{"last_stride": 1 if reduced else 2, **trunk})
+        if reduced:
+            self.fc = nn.Sequential(nn.Linear(self.channels, 512), nn.BatchNorm1d(512), nn.ReLU())
+        self.classifier = nn.Linear(512 if reduced else self.channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.trunk(x).mean((2, 3))
+        pooled = self.trunk(x).mean((2, 3))
+        return self.fc(pooled) if hasattr(self, "fc") else pooled
 
     def logits(self, embedding: Tensor) -> Tensor:
         return self.classifier(embedding)

@@ -17,11 +17,12 @@ from project_nets import (
     trained,
 )
 from safetensors.torch import save_file
+from torchreid_nets import TorchreidMobileNetV2, TorchreidOSNet
 
 from reid_explain import InputError
 from reid_explain.datasets import Market1501
 from reid_explain.inputs import InputSpec
-from reid_explain.models import build_model, load_checkpoint, osnet_x0_25
+from reid_explain.models import MODELS, build_model, load_checkpoint, osnet_x0_25
 from reid_explain.models.architecture import architecture_of
 from reid_explain.models.checkpoints import open_checkpoint
 from reid_explain.models.layouts import LAYOUTS, find_layout
@@ -34,6 +35,10 @@ NETS = {
     "torchreid 18": (lambda: TorchreidResNet(), "torchreid"),
     "torchreid 34": (lambda: TorchreidResNet(name="resnet34"), "torchreid"),
     "torchreid 50 ibn": (lambda: TorchreidResNet(name="resnet50", half=True), "torchreid"),
+    "torchreid 50 fc512": (lambda: TorchreidResNet(name="resnet50", reduced=True), "torchreid"),
+    "osnet_ibn": (lambda: TorchreidOSNet("ibn"), "torchreid"),
+    "osnet_ain": (lambda: TorchreidOSNet("ain"), "torchreid"),
+    "mobilenetv2": (lambda: TorchreidMobileNetV2(), "torchreid"),
     "strong 18": (lambda: StrongBaseline(), "reid-strong-baseline"),
     "strong 101": (lambda: StrongBaseline(name="resnet101"), "reid-strong-baseline"),
     "strong, no neck": (lambda: StrongBaseline(neck=False), "reid-strong-baseline"),
@@ -114,15 +119,34 @@ def test_architecture_by_names_and_shapes(net, expected, tmp_path):
     assert (found["num_classes"], found["width"]) == (5, 1 / 16)
 
 
-@pytest.mark.parametrize("name", ["osnet_x1_0", "osnet_x0_75", "osnet_x0_5", "osnet_x0_25"])
-def test_an_osnet_of_every_width(name, tmp_path):
-    net = trained(build_model(name, 6))
+@pytest.mark.parametrize(
+    "name", [name for name in MODELS if name.startswith(("osnet_", "mobilenetv2_"))]
+)
+def test_every_width_and_norm_tells_itself(name):
+    with torch.device("meta"):
+        state = build_model(name, 6).state_dict()
+    assert architecture_of(state) == {"name": name, "num_classes": 6}
+    assert find_layout(state) == "torchreid"
+
+
+def test_an_osnet_of_this_package_opens_too(tmp_path):
+    net = trained(build_model("osnet_ain_x0_25", 6))
     torch.save(net.state_dict(), tmp_path / "w.pth")
-    model = open_checkpoint(tmp_path / "w.pth")
-    assert architecture_of(model.state_dict()) == {"name": name, "num_classes": 6}
-    torch.testing.assert_close(model(X), net(X))
+    torch.testing.assert_close(open_checkpoint(tmp_path / "w.pth")(X), net(X))
     with pytest.raises(InputError, match="options: got {'width'"):
         open_checkpoint(tmp_path / "w.pth", width=0.5)
+
+
+def test_the_stride_of_resnet50_fc512_is_not_that_of_its_siblings(tmp_path):
+    reduced = open_checkpoint(save(TorchreidResNet(reduced=True), tmp_path / "w.pth"))
+    assert reduced.features(X).shape[2:] == (4, 2)
+    assert open_checkpoint(save(TorchreidResNet(), tmp_path / "w.pth")).features(X).shape[2:] == (
+        (2, 1)
+    )
+    assert architecture_of(reduced.state_dict())["neck"] == "linear"
+    with torch.device("meta"):
+        named = build_model("resnet50_fc512")
+    assert (named.embedding_dim, named.channels) == (512, 2048)
 
 
 @pytest.mark.parametrize("classes", [0, 9])

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torchvision.models.resnet import Bottleneck
 
+from reid_explain.models.mobilenetv2 import STEM, WIDTHS
 from reid_explain.models.osnet import CHANNELS
 from reid_explain.models.resnet import LAST_PLANES, RESNETS
 
@@ -33,9 +34,7 @@ def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
         return any(part in key for key in state)
 
     if "conv1.conv.weight" in state:
-        factor = _shape(state, "conv1.conv.weight")[0] / CHANNELS[0]
-        name = f"osnet_x{factor}".replace(".", "_")
-        return {"name": name, "num_classes": class_count(state)}
+        return {"name": _torchreid_name(state), "num_classes": class_count(state)}
     blocks = [found for key in state if (found := BLOCK.match(key))]
     stages = Counter(found[2] for found in blocks)
     form = [stages[stage] for stage in "1234"], "backbone.layer1.0.conv3.weight" in state
@@ -53,11 +52,12 @@ def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
     if any_has("branches."):
         linear = {} if "neck.b1.3.weight" in state else {"reduction": "linear"}
         return {"name": "mgn", "backbone": backbone, **common, "pooling": pooling, **linear}
+    necks = {"neck.weight": "batch_norm", "neck.0.weight": "linear"}
     return {
         "name": backbone,
         **common,
         "pooling": pooling,
-        "neck": "batch_norm" if "neck.weight" in state else "none",
+        "neck": next((neck for key, neck in necks.items() if key in state), "none"),
         "non_local": any_has(".non_local_"),
         "local": _shape(state, "backbone.layer4.0.conv2.weight")[2:] == (1, 1),
     }
@@ -67,6 +67,19 @@ def class_count(state: Mapping[str, Tensor]) -> int:
     """Return the number of training identities, 0 without a classifier."""
     names = (key for key in state if re.match(r"classifier\.(\w+\.)?weight$", key))
     return next((_shape(state, name)[0] for name in names), 0)
+
+
+def _torchreid_name(state: Mapping[str, Tensor]) -> str:
+    """Return the name of a MobileNetV2 or an OSNet."""
+    stem = _shape(state, "conv1.conv.weight")[0]
+    if "conv9.conv.weight" in state:
+        family, factor = "mobilenetv2", next((w for w in WIDTHS if int(STEM * w) == stem), 0)
+    else:
+        # AIN alone has instance norms behind the first stage.
+        norm = "_ain" if "conv3.1.IN.weight" in state else ""
+        norm = norm or ("_ibn" if "conv2.0.IN.weight" in state else "")
+        family, factor = f"osnet{norm}", stem / CHANNELS[0]
+    return f"{family}_x{factor}".replace(".", "_")
 
 
 def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:

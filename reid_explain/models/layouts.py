@@ -3,7 +3,8 @@
 A layout is data: regular expressions from the project's names to ours, and what its networks
 have that weights do not show.
 
-- ``"torchreid"`` (Zhou and Xiang): OSNet, ResNets with the last stride and no neck, and PCB.
+- ``"torchreid"`` (Zhou and Xiang): OSNet, -IBN and -AIN, MobileNetV2, ResNets with the last stride
+  and no neck, resnet50_fc512 without that stride, and PCB.
 - ``"reid-strong-baseline"`` (Luo et al., 2019): its plain ResNet has *no ReLU* after the first
   batch norm (its issues 4 and 117). With ``NECK_FEAT: before`` its embedding is ``pool(F)``.
 - ``"fast-reid"`` (He et al., 2020): its first pooling rounds up, except before version 1.0
@@ -32,6 +33,8 @@ FAST = InputSpec(
 )
 MGN_BACKBONE = ((0, "conv1"), (1, "bn1"), (4, "layer1"), (5, "layer2"), (6, "layer3"))
 """Places in fast-reid's sequence of layers, before MGN branches."""
+STREAMS = ((1, "conv2b"), (2, "conv2c"), (3, "conv2d"))
+"""Number of the streams of an OSNet-AIN in torchreid's files, and their names here."""
 
 
 class Layout(NamedTuple):
@@ -96,8 +99,13 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             renames=(
                 (r"^(conv1\.weight$|bn1\.|layer[1-4]\.)", r"backbone.\1"),
                 (r"^conv5\.layers\.", "conv5."),
+                (r"^fc\.", "neck."),
+                # OSNet-AIN's blocks have other names than OSNet's.
+                (r"^(conv[2-4]\.\d\.)conv2\.0\.layers\.0\.", r"\1conv2a."),
+                *((rf"^(conv[2-4]\.\d\.)conv2\.{i}\.layers\.", rf"\1{n}.") for i, n in STREAMS),
+                (r"^pool([23])\.", r"conv\1.2."),
             ),
-            settings=((r"", {**USUAL, "last_stride": 2}),),
+            settings=((r"^fc\.0\.", USUAL), (r"", {**USUAL, "last_stride": 2})),
             inputs=((r"^conv5\.layers\.", TALL), (r"", InputSpec())),
         ),
         OWN: Layout(settings=((r"", {"stem_relu": True}),)),

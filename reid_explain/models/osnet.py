@@ -1,8 +1,10 @@
 """OSNet: omni-scale feature learning for person re-identification (Zhou et al., ICCV 2019).
 
-The module names give the state-dict keys of torchreid's files.
+With instance norms, which generalize to other cameras, it is OSNet-IBN or OSNet-AIN (Zhou et al.,
+"Learning generalisable omni-scale representations for person re-identification", TPAMI 2021).
 """
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from torch import Tensor, nn
@@ -15,23 +17,38 @@ from reid_explain.models.pooling import GlobalAveragePool
 
 CHANNELS = (64, 256, 384, 512)
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
+NORMS: Mapping[str, tuple[str, ...]] = {
+    "batch": ("",) * 6,
+    "ibn": ("outside", "outside", "", "", "", ""),
+    "ain": ("inside", "inside", "", "inside", "inside", ""),
+}
+"""Where each of the six blocks has an instance norm; the paper searched the places of AIN."""
 
 
 class ConvLayer(nn.Module):
-    """Convolution, batch norm and, unless ``linear``, ReLU; the size halves with ``stride`` 2."""
+    """Convolution, norm and, unless ``linear``, ReLU; the size halves with ``stride`` 2."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, linear: bool = False
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        stride: int = 1,
+        linear: bool = False,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)
+        self.bn = norm(outputs)
         self.linear = linear
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, h, w) to (B, outputs, h/stride, w/stride)."""
         out: Tensor = self.bn(self.conv(x))
         return out if self.linear else relu(out)
+
+
+instance_norm = partial(nn.InstanceNorm2d, affine=True)
 
 
 class LightConv3x3(nn.Module):
@@ -63,18 +80,26 @@ class ChannelGate(nn.Module):
 
 
 class OSBlock(nn.Module):
-    """The omni-scale residual block (figure 4): four streams of 1 to 4 lite layers, one gate."""
+    """The omni-scale residual block (figure 4): four streams of 1 to 4 lite layers, one gate.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    An instance norm lies ``"inside"`` the residual, in place of its last batch norm, ``"outside"``,
+    after the sum, or, with ``""``, nowhere.
+    """
+
+    def __init__(self, inputs: int, outputs: int, norm: str = "") -> None:
         super().__init__()
         middle = outputs // 4
+        self.norm = norm
         self.conv1 = ConvLayer(inputs, middle)
         self.conv2a = LightConv3x3(middle)
         self.conv2b, self.conv2c, self.conv2d = (
             nn.Sequential(*(LightConv3x3(middle) for _ in range(depth))) for depth in (2, 3, 4)
         )
         self.gate = ChannelGate(middle)
-        self.conv3 = ConvLayer(middle, outputs, linear=True)
+        last_norm = nn.Identity if norm == "inside" else nn.BatchNorm2d
+        self.conv3 = ConvLayer(middle, outputs, linear=True, norm=last_norm)
+        if norm:
+            self.IN = instance_norm(outputs)
         if inputs != outputs:
             self.downsample = ConvLayer(inputs, outputs, linear=True)
 
@@ -85,7 +110,11 @@ class OSBlock(nn.Module):
         scales = self.gate(self.conv2a(x))
         for stream in (self.conv2b, self.conv2c, self.conv2d):
             scales = scales + self.gate(stream(x))
-        return relu(self.conv3(scales) + identity)
+        residual = self.conv3(scales)
+        if self.norm == "inside":
+            residual = self.IN(residual)
+        total = residual + identity
+        return relu(self.IN(total) if self.norm == "outside" else total)
 
 
 class OSNet(EmbeddingNet):
@@ -94,26 +123,31 @@ class OSNet(EmbeddingNet):
     Args:
         width: factor on the channels: 1.0, 0.75, 0.5 or 0.25; ``InputError`` for another.
         num_classes: training identities; 0 builds no classifier.
+        norm: ``"batch"``; ``"ibn"``, instance norms in the first layer and stage; or ``"ain"``,
+            where the search of the paper put them.
     """
 
     embedding_dim = 512
     map_layer = "conv5"
     trainable_stages = ("conv3", "conv4", "conv5")
 
-    def __init__(self, width: float = 1.0, num_classes: int = 0) -> None:
+    def __init__(self, width: float = 1.0, num_classes: int = 0, norm: str = "batch") -> None:
         super().__init__()
         check_choice("width", width, WIDTHS)
+        check_choice("norm", norm, tuple(NORMS))
         check_at_least("num_classes", num_classes, 0)
         stem, first, second, third = (int(channels * width) for channels in CHANNELS)
-        self.conv1 = ConvLayer(3, stem, 7, stride=2)
-        self.conv2 = nn.Sequential(OSBlock(stem, first), OSBlock(first, first), _halve(first))
-        self.conv3 = nn.Sequential(OSBlock(first, second), OSBlock(second, second), _halve(second))
-        self.conv4 = nn.Sequential(OSBlock(second, third), OSBlock(third, third))
+        first_norm = nn.BatchNorm2d if norm == "batch" else instance_norm
+        self.conv1 = ConvLayer(3, stem, 7, stride=2, norm=first_norm)
+        norms = NORMS[norm]
+        self.conv2 = nn.Sequential(*_blocks(stem, first, norms[:2]), _halve(first))
+        self.conv3 = nn.Sequential(*_blocks(first, second, norms[2:4]), _halve(second))
+        self.conv4 = nn.Sequential(*_blocks(second, third, norms[4:]))
         self.conv5 = ConvLayer(third, third)
         self.pool = GlobalAveragePool()
         self.channels = third
         dim = self.embedding_dim
-        self.fc = nn.Sequential(nn.Linear(third, dim), nn.BatchNorm1d(dim), nn.ReLU())
+        self.neck = nn.Sequential(nn.Linear(third, dim), nn.BatchNorm1d(dim), nn.ReLU())
         if num_classes:
             self.classifier = nn.Linear(dim, num_classes)
         for module in self.modules():
@@ -130,10 +164,11 @@ class OSNet(EmbeddingNet):
         out: Tensor = self.conv5(self.conv4(self.conv3(self.conv2(x))))
         return out
 
-    def neck(self, pooled: Tensor) -> Tensor:
-        """Return the embedding (B, 512) of pooled maps (B, C): linear, batch norm, ReLU."""
-        out: Tensor = self.fc(pooled)
-        return out
+
+def _blocks(inputs: int, outputs: int, norms: Iterable[str]) -> Iterator[OSBlock]:
+    for norm in norms:
+        yield OSBlock(inputs, outputs, norm)
+        inputs = outputs
 
 
 def _halve(channels: int) -> nn.Sequential:
@@ -144,5 +179,7 @@ osnet_x1_0 = partial(OSNet, 1.0)
 osnet_x0_75 = partial(OSNet, 0.75)
 osnet_x0_5 = partial(OSNet, 0.5)
 osnet_x0_25 = partial(OSNet, 0.25)
-for _width in WIDTHS:
-    MODELS.register(partial(OSNet, _width), name=f"osnet_x{_width}".replace(".", "_"))
+for _norm in NORMS:
+    for _width in WIDTHS:
+        _name = f"osnet_x{_width}" if _norm == "batch" else f"osnet_{_norm}_x{_width}"
+        MODELS.register(partial(OSNet, _width, norm=_norm), name=_name.replace(".", "_"))

@@ -12,6 +12,8 @@ from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pooling import POOLINGS
 from reid_explain.models.resnet import RESNETS, SETTINGS, ResNetBackbone
 
+LINEAR_DIM = 512
+
 
 class ReIDNet(EmbeddingNet):
     """ResNet, pooling, neck, linear classifier; by default the strong baseline (BoT).
@@ -25,7 +27,8 @@ class ReIDNet(EmbeddingNet):
         backbone: ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` or ``"resnet101"``.
         num_classes: training identities; 0 builds no classifier.
         pooling: ``"avg"`` or ``"gem"`` (generalized mean, learnable exponent from 3).
-        neck: ``"batch_norm"`` or ``"none"``.
+        neck: ``"batch_norm"``; ``"linear"``, to 512 values with batch norm and ReLU, as in
+            torchreid's resnet50_fc512; or ``"none"``.
         resnet: keywords of ``ResNetBackbone``: ``last_stride``, ``width``, ``ibn``,
             ``non_local``, ``ceil_mode``, ``stem_relu``, ``padding``, ``local``, ``weights``.
 
@@ -47,16 +50,23 @@ class ReIDNet(EmbeddingNet):
     ) -> None:
         super().__init__()
         check_choice("pooling", pooling, tuple(POOLINGS))
-        check_choice("neck", neck, ("batch_norm", "none"))
+        check_choice("neck", neck, ("batch_norm", "linear", "none"))
         check_at_least("num_classes", num_classes, 0)
         self.backbone = ResNetBackbone(backbone, **resnet)
         self.pool = POOLINGS[pooling]()
         self.channels = self.embedding_dim = self.backbone.out_channels
-        norm = nn.BatchNorm1d(self.channels)
-        norm.bias.requires_grad_(False)  # It stays 0.
-        self.neck = nn.Identity() if neck == "none" else norm
+        if neck == "linear":
+            self.embedding_dim = LINEAR_DIM
+            linear = nn.Linear(self.channels, LINEAR_DIM)
+            nn.init.normal_(linear.weight, std=0.01)
+            nn.init.zeros_(linear.bias)
+            self.neck = nn.Sequential(linear, nn.BatchNorm1d(LINEAR_DIM), nn.ReLU())
+        else:
+            norm = nn.BatchNorm1d(self.channels)
+            norm.bias.requires_grad_(False)  # It stays 0.
+            self.neck = nn.Identity() if neck == "none" else norm
         if num_classes:
-            self.classifier = nn.Linear(self.embedding_dim, num_classes, bias=neck == "none")
+            self.classifier = nn.Linear(self.embedding_dim, num_classes, bias=neck != "batch_norm")
             nn.init.normal_(self.classifier.weight, std=0.001)
 
 
@@ -73,5 +83,6 @@ class SBS(ReIDNet):
 for _name in RESNETS:
     MODELS.register(partial(ReIDNet, _name), name=_name)
 MODELS.register(partial(ReIDNet, neck="none", last_stride=2), name="ide")
+MODELS.register(partial(ReIDNet, "resnet50", neck="linear"), name="resnet50_fc512")
 MODELS.register(ReIDNet, name="bot")
 MODELS.register(SBS, name="sbs")
