@@ -43,6 +43,12 @@ def model_of(forward_func: ForwardFunc) -> nn.Module | None:
     return owner if isinstance(owner, nn.Module) else None
 
 
+def token_grid_of(forward_func: ForwardFunc) -> tuple[int, int] | None:
+    """Return rows and columns of a vision transformer's patches if its model tells them."""
+    grid: tuple[int, int] | None = getattr(model_of(forward_func), "token_grid", None)
+    return grid
+
+
 def find_layer(forward_func: ForwardFunc, layer: nn.Module | str) -> nn.Module:
     """Return the module that ``layer`` is or names.
 
@@ -211,5 +217,5 @@ def transformer_hint(forward_func: ForwardFunc) -> str:
     return f", such as {norms[-1]!r}" if norms else ""
 
 
-FIRST_NORMS = ("norm1", "ln_1", "layernorm_before")
+FIRST_NORMS = ("norm1", "ln_1", "layernorm_before", "layer_norm1")
 """What timm, torchvision and transformers call the norm before a block's attention."""

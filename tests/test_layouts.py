@@ -25,7 +25,7 @@ from reid_explain.inputs import InputSpec
 from reid_explain.models import MODELS, build_model, load_checkpoint, osnet_x0_25
 from reid_explain.models.architecture import architecture_of
 from reid_explain.models.checkpoints import open_checkpoint
-from reid_explain.models.layouts import LAYOUTS, find_layout
+from reid_explain.models.layouts import find_layout
 from reid_explain.models.timm_models import TimmNet
 from reid_explain.retrieval import Gallery, embed_records, summarize
 
@@ -178,10 +178,12 @@ def test_a_local_resnet_shows_itself(tmp_path):
 def test_weights_of_no_network_here(tmp_path):
     net = FastReID()
     del net.backbone.layer3[1]
-    with pytest.raises(InputError, match=r"backbone\.conv1\.weight.*mgn, under names of fast"):
+    with pytest.raises(InputError, match=r"backbone\.conv1\.weight.*MGN.*, under names of fast"):
         open_checkpoint(save(net, tmp_path / "w.pth"))
     torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "w.pth")
-    with pytest.raises(InputError, match="expected OSNet, resnet18.*reid_explain"):
+    with pytest.raises(
+        InputError, match="expected .*OSNet.*ReIDNet.*, under names of reid_explain"
+    ):
         open_checkpoint(tmp_path / "w.pth")
 
 
@@ -440,7 +442,6 @@ def test_our_own_networks_are_no_other_projects(tmp_path):
     for name in ("ide", "bot", "sbs"):
         own = build_model(name, 3, backbone="resnet50", width=1 / 16)
         assert find_layout(own.state_dict()) == "reid_explain"
-    assert [*LAYOUTS][-1] == "reid_explain"
 
 
 # Torchvision and timm

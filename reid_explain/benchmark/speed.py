@@ -44,6 +44,7 @@ from reid_explain.benchmark.tables import layout
 from reid_explain.benchmark.target import Target
 from reid_explain.benchmark.task import Bench, Case, Report, Task
 from reid_explain.benchmark.versions import compare_versions
+from reid_explain.capture import token_grid_of
 from reid_explain.checks import check_at_least, check_choice
 from reid_explain.explainers.layout import as_map
 from reid_explain.fills import unit_range
@@ -97,8 +98,8 @@ class GradCAMPeer(Peer):
 
         with torch.no_grad():
             own = self.model(inputs)[0]
-        size = (inputs.shape[2], inputs.shape[3])
-        explainer = ScoreCAM(self.model, [self.layer], lambda tokens: as_map(tokens, size))
+        size, grid = (inputs.shape[2], inputs.shape[3]), token_grid_of(self.model)
+        explainer = ScoreCAM(self.model, [self.layer], lambda tokens: as_map(tokens, size, grid))
         with redirect_stderr(io.StringIO()), explainer:
             found = explainer(inputs, [lambda embedding: cosine_similarity(embedding, own, dim=0)])
         return torch.from_numpy(found)[:, None]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from reid_explain.capture import evaluation, find_layer
+from reid_explain.capture import evaluation, find_layer, token_grid_of
 from reid_explain.errors import InputError
 from reid_explain.explainers.layout import as_map
 from reid_explain.inputs import InputSpec
@@ -90,7 +90,8 @@ class Target:
         try:
             self.embedding(images)
         except _LayerReached as reached:
-            return as_map(reached.args[0], (images.shape[2], images.shape[3])).mean(dim=(2, 3))
+            size, grid = (images.shape[2], images.shape[3]), token_grid_of(self.model)
+            return as_map(reached.args[0], size, grid).mean(dim=(2, 3))
         finally:
             handle.remove()
         raise InputError("layer", f"a {type(self.layer).__name__} that never ran", "one that runs")

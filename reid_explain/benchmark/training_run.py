@@ -19,7 +19,7 @@ from reid_explain.datasets.records import ReIDDataset
 from reid_explain.datasets.registry import SYNTHETIC, open_dataset
 from reid_explain.errors import InputError
 from reid_explain.inputs import InputSpec
-from reid_explain.models.build import build_model, card_settings
+from reid_explain.models.build import build_model, network_of
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pretrained import save_trained
 from reid_explain.models.timm_models import PREFIX, has_fixed_size
@@ -82,7 +82,7 @@ class TrainingSettings(ABC):
             OSError: a file cannot be written, with its name.
         """
         check_at_least("epochs", self.epochs, 1)
-        card_settings(self.backbone)  # A network that a card may name.
+        network_of(self.backbone)  # A network that a card may name.
         torch.backends.cudnn.deterministic = True
         accelerator = Accelerator(
             mixed_precision="bf16" if self.precision == "bfloat16" else "no",

@@ -10,7 +10,7 @@ from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from reid_explain.capture import ForwardFunc, capture, evaluation, find_layer
+from reid_explain.capture import ForwardFunc, capture, evaluation, find_layer, token_grid_of
 from reid_explain.checks import (
     at_least_float32,
     check_choice,
@@ -229,7 +229,8 @@ class Explainer(LayerAttribution):
         if self.reshape_transform is not None:
             maps = self.reshape_transform(activation)
         else:
-            maps = as_map(activation, (images.shape[2], images.shape[3]))
+            size, grid = (images.shape[2], images.shape[3]), token_grid_of(self.forward_func)
+            maps = as_map(activation, size, grid)
         if maps.dim() != 4 or len(maps) != len(images):
             raise InputError(
                 "layer", f"output {describe(maps)}", f"a map (B = {len(images)}, C, h, w)"

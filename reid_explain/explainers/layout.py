@@ -12,13 +12,17 @@ MAX_PREFIX_TOKENS = 16
 """The most class and register tokens that are believed to stand before the patches."""
 
 
-def as_map(activation: Tensor, image_size: tuple[int, int]) -> Tensor:
+def as_map(
+    activation: Tensor, image_size: tuple[int, int], grid: tuple[int, int] | None = None
+) -> Tensor:
     """Return a layer's output as (B, C, h, w).
 
     Args:
         activation: (B, C, h, w), returned as it is, or the tokens of a vision transformer
             (B, T, C), of which the last h * w are the patches of the image in row order.
         image_size: Height and width of the image in pixels.
+        grid: Rows and columns of the patches, where the model tells them (they overlap); None
+            where they tile the image.
 
     Raises:
         InputError: If the output is neither.
@@ -26,7 +30,10 @@ def as_map(activation: Tensor, image_size: tuple[int, int]) -> Tensor:
     if activation.dim() == 4:
         return activation
     if activation.dim() == 3:
-        h, w = token_grid(activation.shape[1], image_size)
+        h, w = grid or token_grid(activation.shape[1], image_size)
+        if activation.shape[1] < h * w:
+            got = f"output {describe(activation)}"
+            raise InputError("layer", got, f"all tokens of a grid of {h} x {w} patches")
         patches = activation[:, activation.shape[1] - h * w :]
         return patches.transpose(1, 2).reshape(len(patches), -1, h, w)
     raise InputError(

@@ -8,27 +8,25 @@ from typing import Any
 from torch import Tensor
 from torchvision.models.resnet import Bottleneck
 
+from reid_explain.models.layouts import LAYOUTS, find_layout
 from reid_explain.models.mobilenetv2 import STEM, WIDTHS
 from reid_explain.models.osnet import CHANNELS
 from reid_explain.models.resnet import LAST_PLANES, RESNETS
 
 BLOCK = re.compile(r"^(backbone|branches\.b1)\.layer([1-4])\.(\d+\.)?conv1\.weight$")
 """The first convolution of a residual block; MGN has the rest of the stages in branches."""
-UNSEEN: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(RESNETS, ("last_stride", "ceil_mode", "stem_relu", "padding")),
-    "pcb": ("parts", "ceil_mode", "padding"),
-    "mgn": ("reduction", "ceil_mode", "padding"),
-}
-"""Arguments of ``build_model`` that weights never show, or not always."""
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """Return the arguments of ``build_model`` for the network nearest to weights with our names.
 
-    Name, ``num_classes``, and of the networks with a ResNet all that weights show; not ``UNSEEN``,
-    but the parts of a PCB with classifiers, and the reduction of an MGN if it is linear. None if
-    it is no network of this package.
+    Name, ``num_classes`` and all that weights show; of what is ``unseen`` in the network only the
+    parts of a PCB with classifiers, the reduction of an MGN if it is linear, and the patches of a
+    vision transformer if they fit a usual size of images. None if it is no network of this package.
     """
+    told = LAYOUTS[find_layout(state)].architecture
+    if told is not None:
+        return dict(told(state))
 
     def any_has(part: str) -> bool:
         return any(part in key for key in state)
@@ -65,7 +63,7 @@ def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
 
 def class_count(state: Mapping[str, Tensor]) -> int:
     """Return the number of training identities, 0 without a classifier."""
-    names = (key for key in state if re.match(r"classifier\.(\w+\.)?weight$", key))
+    names = (key for key in state if re.match(r"classifier(_\w+)?\.(\w+\.)?weight$", key))
     return next((_shape(state, name)[0] for name in names), 0)
 
 

@@ -50,13 +50,14 @@ def build_model(name: str, num_classes: int = 0, **options: Any) -> EmbeddingNet
         raise InputError("options", f"{options} ({error})", f"options of {name}") from error
 
 
-def card_settings(name: str) -> tuple[str, ...]:
-    """Return the arguments of ``build_model`` that a card may give the network of this name.
+def network_of(name: str) -> type[EmbeddingNet]:
+    """Return the class of the network of this name, which imports no module by its name.
 
-    One of neither ``MODELS`` nor timm raises ``InputError``: a card may import no other module.
+    One of neither ``MODELS`` nor timm raises ``InputError``.
     """
     make: Any = _factory(name, imports=False)
-    return tuple(getattr(make, "func", make).card_settings)
+    network: type[EmbeddingNet] = getattr(make, "func", make)
+    return network
 
 
 def _factory(name: str, *, imports: bool = True) -> Callable[..., EmbeddingNet]:

@@ -1,5 +1,6 @@
 """Networks and their weights from the files of this project and of others."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 
 from reid_explain.errors import InputError
 from reid_explain.inputs import InputSpec
-from reid_explain.models.architecture import UNSEEN, architecture_of, class_count
-from reid_explain.models.build import build_model
+from reid_explain.models.architecture import architecture_of, class_count
+from reid_explain.models.build import MODELS, build_model, network_of
 from reid_explain.models.layouts import LAYOUTS, OWN, Layout, find_layout, first_of, sources_of
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.state_dicts import listed, load_state_dict, read_state_dict
@@ -60,7 +61,8 @@ def open_checkpoint(
         if input_spec is not None and has_fixed_size(timm_name):
             found["img_size"] = input_spec.size
     model = build_model(**(found | options))
-    model.input_spec = first_of(rules.inputs, state) or model.input_spec
+    own, project = model.input_spec, first_of(rules.inputs, state) or model.input_spec
+    model.input_spec = project if model.token_grid is None else project.replace(size=own.size)
     _load(model, state, path, layout, ignore_classifier="num_classes" in options)
     model.input_spec = input_spec or model.input_spec
     return model.eval()
@@ -111,7 +113,7 @@ def _load(
 ) -> tuple[str, ...]:
     own, rules = model.state_dict(), _rules(model, state, layout)
     sources = sources_of(state, rules)
-    weights = {ours: state[theirs] for ours, theirs in sources.items()}
+    weights = {ours: _fitted(state[theirs], own.get(ours)) for ours, theirs in sources.items()}
     hint = _hint(own, state, weights, rules)
     if isinstance(model, TimmNet):
         weights = model.resampled(weights)
@@ -135,16 +137,24 @@ def _architecture(
     found = architecture_of(weights)
     if found is None:
         layout = next(name for name, known in LAYOUTS.items() if known is rules)
-        networks = f"OSNet, {', '.join(UNSEEN)}, under names of {layout}"
-        expected = f"{networks}; or name='timm/NAME' for a network of timm"
+        networks = dict.fromkeys(network_of(name).__name__ for name in MODELS)
+        ours = f"{', '.join(networks)}, under names of {layout}"
+        expected = f"{ours}; or name='timm/NAME' for a network of timm"
         raise InputError("path", f"{path} with {listed(list(state))}", expected)
-    unseen = UNSEEN.get(found["name"], ())
+    unseen = network_of(found["name"]).unseen
     settings = first_of(rules.settings, state) or {}
     found |= {key: settings[key] for key in unseen if key in settings}
     if unknown := [key for key in unseen if key not in {**found, **options}]:
         expected = "its card (load_trained), or these as options"
         raise InputError("path", f"{path}, which does not tell {', '.join(unknown)}", expected)
     return found
+
+
+def _fitted(value: Tensor, own: Tensor | None) -> Tensor:
+    """Return a weight in the shape of the model's if the two differ in dimensions of 1 alone."""
+    if own is None or value.squeeze().shape != own.squeeze().shape:
+        return value
+    return value.reshape(own.shape)
 
 
 def _rules(model: nn.Module, state: Weights, layout: str | None) -> Layout:
@@ -174,4 +184,4 @@ def _body(names: Iterable[str]) -> set[str]:
 
 
 def _is_classifier(key: str) -> bool:
-    return key.startswith("classifier.")
+    return bool(re.match(r"classifier(_\w+)?\.", key))

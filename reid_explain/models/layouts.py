@@ -1,7 +1,8 @@
 """How other projects name the weights of the networks that this package has too.
 
 A layout is data: regular expressions from the project's names to ours, and what its networks
-have that weights do not show.
+have that weights do not show. That of a network with a module of its own is there; a plug-in
+brings one by the entry point ``reid_explain.layouts``.
 
 - ``"torchreid"`` (Zhou and Xiang): OSNet, -IBN and -AIN, MobileNetV2, ResNets with the last stride
   and no neck, resnet50_fc512 without that stride, and PCB.
@@ -15,13 +16,15 @@ have that weights do not show.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
+
+from torch import Tensor
 
 from reid_explain.checks import check_choice
 from reid_explain.errors import InputError
 from reid_explain.inputs import InputSpec
+from reid_explain.registry import Registry
 
 T = TypeVar("T")
 Settings = Mapping[str, Any]
@@ -47,7 +50,10 @@ class Layout(NamedTuple):
         zeros: our entries that the project's networks lack, which is as if they were 0.
         settings: pairs of a name and the arguments of ``build_model`` that weights do not show;
             those of the first name that the file has are the project's.
-        inputs: pairs of a name and the images that the networks take, likewise.
+        inputs: pairs of a name and the images that the networks take, likewise; a network with a
+            ``token_grid`` has a size of its own.
+        architecture: of weights with our names, the arguments of ``build_model`` that they show;
+            None where ``architecture_of`` knows without it.
     """
 
     signature: str = ""
@@ -56,70 +62,76 @@ class Layout(NamedTuple):
     zeros: tuple[str, ...] = ()
     settings: tuple[tuple[str, Settings], ...] = ()
     inputs: tuple[tuple[str, InputSpec], ...] = ()
+    architecture: Callable[[Mapping[str, Tensor]], Settings] | None = None
 
 
-LAYOUTS: Mapping[str, Layout] = MappingProxyType(
-    {
-        "fast-reid": Layout(
-            signature=r"^heads\.|^b1_head\.",
-            renames=(
-                (r"^backbone\.NL_(\d)\.(\d+)\.", r"backbone.layer\1.non_local_\2."),
-                (r"^heads\.pool_layer\.(0\.)?p$", "pool.p"),
-                (r"^heads\.(bnneck|bottleneck\.0)\.", "neck."),
-                (r"^heads\.(classifier\.)?weight$", "classifier.weight"),
-                *((rf"^backbone\.{i}\.", f"backbone.{name}.") for i, name in MGN_BACKBONE),
-                (r"^(b[123])\.0\.", r"branches.\1.layer3."),
-                (r"^(b[123])\.1\.", r"branches.\1.layer4."),
-                (r"^(b\d+)_head\.pool_layer\.(0\.)?p$", r"pool.\1.p"),
-                (r"^(b\d+)_head\.bottleneck\.", r"neck.\1."),
-                (r"^(b\d+)_head\.bnneck\.", r"neck.\1.3."),
-                (r"^(b\d+)_head\.(classifier\.)?weight$", r"classifier.\1.weight"),
-            ),
-            extras=(r"^pixel_(mean|std)$",),
-            zeros=("classifier.bias",),
-            settings=((r"heads?\.bnneck\.", USUAL), (r"", {**USUAL, "ceil_mode": True})),
-            inputs=((r"\.NL_\d\.|^b1_head\.", FAST.replace(size=(384, 128))), (r"", FAST)),
+LAYOUTS: Registry[Layout] = Registry("reid_explain.layouts", package="reid_explain.models")
+"""By the name of the project."""
+_LAYOUTS = {
+    "fast-reid": Layout(
+        signature=r"^heads\.|^b1_head\.",
+        renames=(
+            (r"^backbone\.NL_(\d)\.(\d+)\.", r"backbone.layer\1.non_local_\2."),
+            (r"^heads\.pool_layer\.(0\.)?p$", "pool.p"),
+            (r"^heads\.(bnneck|bottleneck\.0)\.", "neck."),
+            (r"^heads\.(classifier\.)?weight$", "classifier.weight"),
+            *((rf"^backbone\.{i}\.", f"backbone.{name}.") for i, name in MGN_BACKBONE),
+            (r"^(b[123])\.0\.", r"branches.\1.layer3."),
+            (r"^(b[123])\.1\.", r"branches.\1.layer4."),
+            (r"^(b\d+)_head\.pool_layer\.(0\.)?p$", r"pool.\1.p"),
+            (r"^(b\d+)_head\.bottleneck\.", r"neck.\1."),
+            (r"^(b\d+)_head\.bnneck\.", r"neck.\1.3."),
+            (r"^(b\d+)_head\.(classifier\.)?weight$", r"classifier.\1.weight"),
         ),
-        "reid-strong-baseline": Layout(
-            signature=r"^base\.",
-            renames=((r"^base\.", "backbone."), (r"^bottleneck\.", "neck.")),
-            # Its ResNet with IBN keeps the classifier of ImageNet, unused.
-            extras=(r"^base\.fc\.",),
-            settings=((r"\.IN\.", USUAL), (r"", {**USUAL, "stem_relu": False})),
-            inputs=((r"", InputSpec()),),
+        extras=(r"^pixel_(mean|std)$",),
+        zeros=("classifier.bias",),
+        settings=((r"heads?\.bnneck\.", USUAL), (r"", {**USUAL, "ceil_mode": True})),
+        inputs=((r"\.NL_\d\.|^b1_head\.", FAST.replace(size=(384, 128))), (r"", FAST)),
+    ),
+    "reid-strong-baseline": Layout(
+        signature=r"^base\.(conv1|layer1)\.",
+        renames=((r"^base\.", "backbone."), (r"^bottleneck\.", "neck.")),
+        # Its ResNet with IBN keeps the classifier of ImageNet, unused.
+        extras=(r"^base\.fc\.",),
+        settings=((r"\.IN\.", USUAL), (r"", {**USUAL, "stem_relu": False})),
+        inputs=((r"", InputSpec()),),
+    ),
+    "torchvision": Layout(
+        signature=r"^fc\.weight$",
+        renames=((r"^fc\.", "classifier."), (r"^(conv1|bn1|layer[1-4])\.", r"backbone.\1.")),
+        settings=((r"", {**USUAL, "last_stride": 2}),),
+        inputs=((r"", InputSpec((224, 224))),),
+    ),
+    "torchreid": Layout(
+        signature=r"^(layer1\.0|conv1)\.conv",
+        renames=(
+            (r"^(conv1\.weight$|bn1\.|layer[1-4]\.)", r"backbone.\1"),
+            (r"^conv5\.layers\.", "conv5."),
+            (r"^fc\.", "neck."),
+            # OSNet-AIN's blocks have other names than OSNet's.
+            (r"^(conv[2-4]\.\d\.)conv2\.0\.layers\.0\.", r"\1conv2a."),
+            *((rf"^(conv[2-4]\.\d\.)conv2\.{i}\.layers\.", rf"\1{n}.") for i, n in STREAMS),
+            (r"^pool([23])\.", r"conv\1.2."),
         ),
-        "torchvision": Layout(
-            signature=r"^fc\.weight$",
-            renames=((r"^fc\.", "classifier."), (r"^(conv1|bn1|layer[1-4])\.", r"backbone.\1.")),
-            settings=((r"", {**USUAL, "last_stride": 2}),),
-            inputs=((r"", InputSpec((224, 224))),),
-        ),
-        "torchreid": Layout(
-            signature=r"^(layer1\.0|conv1)\.conv",
-            renames=(
-                (r"^(conv1\.weight$|bn1\.|layer[1-4]\.)", r"backbone.\1"),
-                (r"^conv5\.layers\.", "conv5."),
-                (r"^fc\.", "neck."),
-                # OSNet-AIN's blocks have other names than OSNet's.
-                (r"^(conv[2-4]\.\d\.)conv2\.0\.layers\.0\.", r"\1conv2a."),
-                *((rf"^(conv[2-4]\.\d\.)conv2\.{i}\.layers\.", rf"\1{n}.") for i, n in STREAMS),
-                (r"^pool([23])\.", r"conv\1.2."),
-            ),
-            settings=((r"^fc\.0\.", USUAL), (r"", {**USUAL, "last_stride": 2})),
-            inputs=((r"^conv5\.layers\.", TALL), (r"", InputSpec())),
-        ),
-        OWN: Layout(settings=((r"", {"stem_relu": True}),)),
-    }
-)
+        settings=((r"^fc\.0\.", USUAL), (r"", {**USUAL, "last_stride": 2})),
+        inputs=((r"^conv5\.layers\.", TALL), (r"", InputSpec())),
+    ),
+    OWN: Layout(settings=((r"", {"stem_relu": True}),)),
+}
+for _name, _layout in _LAYOUTS.items():
+    LAYOUTS.register(_layout, name=_name)
 
 
 def find_layout(names: Iterable[str], layout: str | None = None) -> str:
-    """Return the layout whose signature one of ``names`` has, or ``layout`` if it is given."""
+    """Return the layout whose signature one of ``names`` has, or ``layout`` if it is given.
+
+    Names that have no signature are those of this package.
+    """
     if layout is not None:
         check_choice("layout", layout, tuple(LAYOUTS))
         return layout
-    names = tuple(names)
-    return next(key for key, value in LAYOUTS.items() if _any_has(names, value.signature))
+    signatures = ((value.signature, key) for key, value in LAYOUTS.items() if value.signature)
+    return first_of(signatures, names) or OWN
 
 
 def sources_of(names: Iterable[str], layout: Layout) -> dict[str, str]:

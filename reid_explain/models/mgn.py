@@ -60,6 +60,7 @@ class MGN(PartNet):
     branch_layers = tuple(f"branches.{name}" for name in BRANCHES)
     trainable_stages = ("branches",)
     card_settings = (*SETTINGS, "pooling", "reduction")
+    unseen = ("reduction", "ceil_mode", "padding")
     part_names = tuple(PARTS)
     embedding_dim = len(PARTS) * REDUCED_DIM
 

@@ -24,12 +24,16 @@ class EmbeddingNet(nn.Module):
         classifier: of embeddings (B, D) to logits; absent without training identities.
         card_settings: arguments of the constructor that a card may set; none that names a file,
             an address or code.
+        unseen: arguments of the constructor that weights never show, or not always.
+        token_grid: rows and columns of the patches of a vision transformer whose patches overlap.
     """
 
     input_spec: InputSpec = InputSpec()
     map_layer: str
     trainable_stages: tuple[str, ...]
     card_settings: tuple[str, ...] = ("num_classes",)
+    unseen: tuple[str, ...] = ()
+    token_grid: tuple[int, int] | None = None
     channels: int
     embedding_dim: int
     backbone: Callable[[Tensor], Tensor]

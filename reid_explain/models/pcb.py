@@ -41,6 +41,7 @@ class PCB(PartNet):
     map_layer = "backbone.layer4"
     trainable_stages = ("backbone.layer3", "backbone.layer4")
     card_settings = (*SETTINGS, "parts", "descriptor", "normalize")
+    unseen = ("parts", "ceil_mode", "padding")
 
     def __init__(
         self,

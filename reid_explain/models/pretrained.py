@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from reid_explain.checks import check_choice
 from reid_explain.errors import InputError
 from reid_explain.inputs import InputSpec
-from reid_explain.models.build import build_model, card_settings
+from reid_explain.models.build import build_model, network_of
 from reid_explain.models.checkpoints import load_checkpoint
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.timm_models import PREFIX
@@ -119,7 +119,7 @@ def _read(path: Path) -> Card:
 def _build(architecture: Any, path: Path) -> EmbeddingNet:
     if not isinstance(architecture, dict) or not isinstance(architecture.get("name"), str):
         raise InputError("card", f"{path} with architecture {architecture!r}", "one with a name")
-    allowed = ("name", *card_settings(architecture["name"]))
+    allowed = ("name", *network_of(architecture["name"]).card_settings)
     refused = [k for k, v in architecture.items() if k not in allowed or not _is_plain(v)]
     if refused:
         got = f"{path} with {', '.join(map(repr, refused))} in architecture"

@@ -39,6 +39,7 @@ class ReIDNet(EmbeddingNet):
     map_layer = "backbone.layer4"
     trainable_stages = ("backbone.layer3", "backbone.layer4")
     card_settings = (*SETTINGS, "pooling", "neck")
+    unseen = ("last_stride", "ceil_mode", "stem_relu", "padding")
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Files of weights, which are not trusted, and how weights differ from a model's."""
 
 import pickle
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ MOST_NAMES = 6
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint file by name, on the CPU, without ``module.``.
 
+    Of a run of DINO they are the teacher's.
+
     Raises:
         InputError: the file is absent, truncated, empty, not a checkpoint or has code in it.
     """
@@ -25,7 +28,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError("path", path, "a checkpoint file that exists")
     content = _read(path)
-    for name in ("state_dict", "model"):
+    for name in ("state_dict", "model", "teacher"):
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
     if not isinstance(content, Mapping) or not all(
@@ -82,7 +85,7 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        with torch.serialization.safe_globals([Namespace, *_numpy_scalars()]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         got = f"{path}, whose content is no tensors and was not executed"

@@ -123,7 +123,7 @@ class TimmNet(EmbeddingNet):
         places = state[key].shape[1] - prefix
         if round(places**0.5) ** 2 != places:
             return dict(state)
-        resample = _timm().layers.resample_abs_pos_embed
+        resample = timm_module().layers.resample_abs_pos_embed
         grid = list(self.net.patch_embed.grid_size)
         return {**state, key: resample(state[key], grid, num_prefix_tokens=prefix)}
 
@@ -169,7 +169,7 @@ class TimmNet(EmbeddingNet):
 def has_fixed_size(name: str) -> bool:
     """Tell whether a network of timm takes images of one size, which ``img_size`` sets."""
     check_timm_name(name)
-    return bool(_timm().get_pretrained_cfg(name).fixed_input_size)
+    return bool(timm_module().get_pretrained_cfg(name).fixed_input_size)
 
 
 def timm_layout(name: str, names: Iterable[str], *, classes: bool = True) -> Layout:
@@ -177,7 +177,7 @@ def timm_layout(name: str, names: Iterable[str], *, classes: bool = True) -> Lay
     check_timm_name(name)
     if any(key.startswith("net.") for key in names):
         return LAYOUTS[OWN]
-    classifier = _timm().get_pretrained_cfg(name).classifier
+    classifier = timm_module().get_pretrained_cfg(name).classifier
     own = rf"^{re.escape(classifier)}\." if isinstance(classifier, str) else r"^$"
     if classes:
         return Layout(renames=((own, "classifier."), (r"^", "net.")))
@@ -186,13 +186,14 @@ def timm_layout(name: str, names: Iterable[str], *, classes: bool = True) -> Lay
 
 def check_timm_name(name: str) -> None:
     """Raise unless ``name`` is a network of timm, with a tag of its weights or without."""
-    if not _timm().is_model(name):
-        close = difflib.get_close_matches(name, _timm().list_models(), n=5)
+    if not timm_module().is_model(name):
+        close = difflib.get_close_matches(name, timm_module().list_models(), n=5)
         such = f", such as {', '.join(map(repr, close))}" if close else ""
         raise InputError("name", repr(name), f"one of timm.list_models(){such}")
 
 
-def _timm() -> ModuleType:
+def timm_module() -> ModuleType:
+    """Return timm; ``InputError`` without it."""
     try:
         import timm
     except ImportError as error:
@@ -204,7 +205,7 @@ def _timm() -> ModuleType:
 def _create(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     """Return a network of timm without classifier."""
     try:
-        return _timm().create_model(name, pretrained=pretrained, num_classes=0, **options)
+        return timm_module().create_model(name, pretrained=pretrained, num_classes=0, **options)
     except TypeError as error:
         raise InputError("options", f"{options} ({error})", f"options of {name}") from error
 
