@@ -80,3 +80,22 @@ def small_card(folder: Path) -> Path:
     model.input_spec = InputSpec((64, 32))
     save_trained(model, folder / "model.json", SMALL)
     return folder / "model.json"
+
+
+class Twin(nn.Module):
+    """Convolution, ReLU, mean, linear, tanh: a network that tests write as a file."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.conv = nn.Conv2d(3, 5, 3, stride=2, padding=1)
+        self.relu = nn.ReLU()
+        self.head = nn.Linear(5, 4)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.4, generator=generator)
+
+    def forward(self, x):
+        return self.head(self.relu(self.conv(x)).mean((2, 3))).tanh()
+
+
+TWIN = Twin().eval()

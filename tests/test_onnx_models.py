@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from nets import PooledNet, images, small_reid_net
+from nets import TWIN, PooledNet, images, small_reid_net
 from torch import nn
 
 from reid_explain import (
@@ -26,25 +26,6 @@ from reid_explain.models.functions import FunctionNet
 from reid_explain.models.onnx_models import OnnxNet, onnx_layers
 
 X = images(3, (12, 8), dtype=torch.float32)
-
-
-class Twin(nn.Module):
-    """Convolution, ReLU, mean, linear, tanh: what ``graph`` and ``by_hand`` compute."""
-
-    def __init__(self):
-        super().__init__()
-        generator = torch.Generator().manual_seed(3)
-        self.conv = nn.Conv2d(3, 5, 3, stride=2, padding=1)
-        self.relu = nn.ReLU()
-        self.head = nn.Linear(5, 4)
-        for parameter in self.parameters():
-            nn.init.normal_(parameter, std=0.4, generator=generator)
-
-    def forward(self, x):
-        return self.head(self.relu(self.conv(x)).mean((2, 3))).tanh()
-
-
-TWIN = Twin().eval()
 
 
 def by_hand(pictures):

@@ -5,11 +5,14 @@ from reid_explain.models.build import build_model as build_model
 from reid_explain.models.checkpoints import load_checkpoint as load_checkpoint
 from reid_explain.models.checkpoints import open_checkpoint as open_checkpoint
 from reid_explain.models.functions import FunctionNet as FunctionNet
+from reid_explain.models.graphs import GraphNet as GraphNet
 from reid_explain.models.mgn import MGN as MGN
 from reid_explain.models.mobilenetv2 import MobileNetV2 as MobileNetV2
 from reid_explain.models.network import EmbeddingNet as EmbeddingNet
 from reid_explain.models.onnx_models import OnnxNet as OnnxNet
 from reid_explain.models.onnx_models import onnx_layers as onnx_layers
+from reid_explain.models.openvino_graphs import read_openvino as read_openvino
+from reid_explain.models.openvino_models import OpenVinoNet as OpenVinoNet
 from reid_explain.models.osnet import OSNet as OSNet
 from reid_explain.models.osnet import osnet_x0_5 as osnet_x0_5
 from reid_explain.models.osnet import osnet_x0_25 as osnet_x0_25

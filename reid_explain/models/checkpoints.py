@@ -12,12 +12,16 @@ from reid_explain.errors import InputError
 from reid_explain.inputs import InputSpec
 from reid_explain.models.architecture import architecture_of, class_count
 from reid_explain.models.build import MODELS, build_model, network_of
+from reid_explain.models.graphs import GraphNet
 from reid_explain.models.layouts import LAYOUTS, OWN, Layout, find_layout, first_of, sources_of
 from reid_explain.models.network import EmbeddingNet
+from reid_explain.models.openvino_graphs import read_openvino
 from reid_explain.models.state_dicts import listed, load_state_dict, read_state_dict
 from reid_explain.models.timm_models import PREFIX, TimmNet, has_fixed_size, timm_layout
 
 Weights = Mapping[str, Tensor]
+GRAPHS = {".xml": read_openvino}
+"""Readers of whole networks, by the suffix of their files."""
 
 
 def open_checkpoint(
@@ -28,26 +32,31 @@ def open_checkpoint(
     input_spec: InputSpec | None = None,
     **options: Any,
 ) -> EmbeddingNet:
-    """Return the network of a checkpoint, with its weights, in eval mode.
+    """Return the network of a checkpoint, or of a graph, with its weights, in eval mode.
 
     The project, the architecture and the number of classes come from the file's names and
     shapes; what they do not show (strides, the first pooling and ReLU, the images) comes from the
     project, see module ``layouts``. A file of timm needs ``name="timm/NAME"``: its classifier
     becomes the network's, and position embeddings of another ``img_size`` are interpolated.
 
+    A graph is whole: OpenVINO's ``NAME.xml`` with its ``NAME.bin`` becomes a ``GraphNet``.
+
     Args:
-        path: a file that ``load_checkpoint`` reads.
+        path: a file that ``load_checkpoint`` reads, or a graph.
         layout: the project, a key of ``layouts.LAYOUTS``; None recognizes it.
         name: a name of ``build_model``, in place of the network and settings that were found.
         input_spec: the images that the network takes, in place of the project's.
         options: arguments of ``build_model`` that replace those found. With ``num_classes`` the
-            classifier is a new one, or none with 0, and the file's is left out.
+            classifier is a new one, or none with 0, and the file's is left out. Of a graph, those
+            of ``GraphNet``: ``layer``, ``embedding``.
 
     Raises:
-        InputError: as of ``load_checkpoint``; the weights are of no network of this package; or
-            file and project do not tell all of it, as with our own files, which need their card
-            (``load_trained``).
+        InputError: as of ``load_checkpoint``, of a graph's reader and ``GraphNet``; the weights
+            are of no network of this package; or file and project do not tell all of it, as with
+            our own files, which need their card (``load_trained``).
     """
+    if (read := GRAPHS.get(Path(path).suffix)) and layout is None and name is None:
+        return GraphNet(read(path), input_spec=input_spec, **options).eval()
     state = read_state_dict(path)
     timm_name = name.removeprefix(PREFIX) if name and name.startswith(PREFIX) else None
     rules = timm_layout(timm_name, state) if timm_name else LAYOUTS[find_layout(state, layout)]

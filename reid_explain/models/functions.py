@@ -3,7 +3,10 @@
 They have no gradients. ScoreFAM, ScoreCAM, RAM and the controls explain them by forward passes.
 """
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -56,6 +59,27 @@ class FunctionNet(nn.Module):
         activations, embeddings = (_as_rows(part, len(images)).to(images.device) for part in made)
         self.activations(activations)
         return embeddings
+
+
+def require(package: str, argument: str, path: str | Path) -> ModuleType:
+    """Return a package that an argument's file needs; ``InputError`` if it is not installed."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        got = f"{path} without {package}"
+        raise InputError(argument, got, f"pip install {package}") from error
+
+
+def sized(spec: InputSpec | None, size: Sequence[Any], usual: InputSpec | None = None) -> InputSpec:
+    """Return the spec of a graph that takes images of this size, as far as it is fixed.
+
+    Without a ``spec`` it is the ``usual`` one. A spec of another size raises ``InputError``.
+    """
+    wanted = spec or usual or InputSpec()
+    height, width = (n if isinstance(n, int) else m for n, m in zip(size, wanted.size, strict=True))
+    if spec is not None and spec.size != (height, width):
+        raise InputError("input_spec", f"size {spec.size}", f"the graph's, {(height, width)}")
+    return wanted.replace(size=(height, width))
 
 
 def _as_rows(array: Any, rows: int) -> Tensor:

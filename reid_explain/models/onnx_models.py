@@ -1,9 +1,7 @@
 """Graphs of ONNX as networks without gradients (extra: onnxruntime, and onnx to add outputs)."""
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,7 @@ from numpy.typing import NDArray
 
 from reid_explain.errors import InputError
 from reid_explain.inputs import InputSpec
-from reid_explain.models.functions import Array, FunctionNet
+from reid_explain.models.functions import Array, FunctionNet, require, sized
 
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 RANKS = {"activations": (3, 4), "embedding": (2,)}
@@ -47,7 +45,7 @@ class OnnxNet(FunctionNet):
         if isinstance(session, str | Path):
             session, activations = _open(session, activations)
         given = _only_input(session)
-        super().__init__(self.run, _sized(input_spec, given.shape[2:]))
+        super().__init__(self.run, sized(input_spec, given.shape[2:]))
         self.session, self.input = session, given
         names = {"activations": activations, "embedding": embedding}
         self.outputs = [_output(session, argument, name) for argument, name in names.items()]
@@ -80,12 +78,12 @@ def onnx_layers(path: str | Path) -> dict[str, tuple[int, ...]]:
     They come in the graph's order; those of a single place are left out. A package that is not
     installed, no such file and a damaged one raise ``InputError``.
     """
-    nodes = _import("onnx", path).load(path).graph.node
+    nodes = require("onnx", "session", path).load(path).graph.node
     names = [name for node in nodes for name in node.output if name]
     session = _session(path, names)
     given = _only_input(session)
     batch = given.shape[0] if isinstance(given.shape[0], int) else 1
-    shape = (batch, 3, *_sized(None, given.shape[2:]).size)
+    shape = (batch, 3, *sized(None, given.shape[2:]).size)
     made = session.run(names, {given.name: np.full(shape, 0.5, DTYPES[given.type])})
     maps = {n: a.shape for n, a in zip(names, made, strict=True) if a.dtype.kind == "f"}
     return {n: s for n, s in maps.items() if len(s) == 4 and s[2] * s[3] > 1}
@@ -106,7 +104,7 @@ def _open(path: str | Path, activations: str | None) -> tuple[Any, str | None]:
 
 def _session(path: str | Path, added: Sequence[str] = ()) -> Any:
     """Return a session on the CPU for the graph of a file, with tensors added to its outputs."""
-    runtime = _import("onnxruntime", path)
+    runtime = require("onnxruntime", "session", path)
     if not Path(path).is_file():
         raise InputError("session", f"no file {path}", "a graph of ONNX")
     options = runtime.SessionOptions()
@@ -120,28 +118,11 @@ def _session(path: str | Path, added: Sequence[str] = ()) -> Any:
 
 
 def _with_outputs(path: str | Path, names: Sequence[str]) -> bytes:
-    model = _import("onnx", path).load(path)
+    model = require("onnx", "session", path).load(path)
     for name in {*names} - {output.name for output in model.graph.output}:
         model.graph.output.add().name = name
     content: bytes = model.SerializeToString()
     return content
-
-
-def _import(package: str, path: str | Path) -> ModuleType:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        got = f"{path} without {package}"
-        raise InputError("session", got, f"pip install {package}") from error
-
-
-def _sized(spec: InputSpec | None, size: Sequence[Any]) -> InputSpec:
-    """Return the spec of a graph that takes images of this size, as far as it is fixed."""
-    wanted = spec or InputSpec()
-    height, width = (n if isinstance(n, int) else m for n, m in zip(size, wanted.size, strict=True))
-    if spec is not None and spec.size != (height, width):
-        raise InputError("input_spec", f"size {spec.size}", f"the graph's, {(height, width)}")
-    return wanted.replace(size=(height, width))
 
 
 def _fitting(session: Any, argument: str, name: str | None) -> list[str]:
