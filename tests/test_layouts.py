@@ -1,5 +1,6 @@
 """Files in the layouts of other projects, against these projects' networks written anew."""
 
+import re
 import warnings
 
 import numpy as np
@@ -18,6 +19,7 @@ from project_nets import (
 )
 from safetensors.torch import save_file
 from torchreid_nets import TorchreidMobileNetV2, TorchreidOSNet
+from tower_nets import CLIPReIDFile, CLIPReIDResNetFile, SoliderFile, TransReIDFile
 
 from reid_explain import InputError
 from reid_explain.datasets import Market1501
@@ -25,7 +27,7 @@ from reid_explain.inputs import InputSpec
 from reid_explain.models import MODELS, build_model, load_checkpoint, osnet_x0_25
 from reid_explain.models.architecture import architecture_of
 from reid_explain.models.checkpoints import open_checkpoint
-from reid_explain.models.layouts import find_layout
+from reid_explain.models.layouts import LAYOUTS, find_layout
 from reid_explain.models.timm_models import TimmNet
 from reid_explain.retrieval import Gallery, embed_records, summarize
 
@@ -436,6 +438,22 @@ def test_names_that_are_the_models_are_left_alone(tmp_path):
     assert find_layout(source.state_dict()) == "torchvision"
     assert load_checkpoint(model, tmp_path / "w.pth") == ()
     assert same(model, source.state_dict())
+
+
+TOWERS = {
+    "transreid": TransReIDFile,
+    "solider": SoliderFile,
+    "clip-reid": CLIPReIDFile,
+    "clip-reid-resnet": CLIPReIDResNetFile,
+}
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_only_one_project_knows_a_file(name):
+    names = tuple(TOWERS[name]().weights)
+    signatures = {key: layout.signature for key, layout in LAYOUTS.items() if layout.signature}
+    fitting = [k for k, pattern in signatures.items() if any(re.search(pattern, n) for n in names)]
+    assert fitting == [name]  # "base." alone is not reid-strong-baseline's.
 
 
 def test_our_own_networks_are_no_other_projects(tmp_path):

@@ -152,7 +152,7 @@ def _architecture(
         raise InputError("path", f"{path} with {listed(list(state))}", expected)
     unseen = network_of(found["name"]).unseen
     settings = first_of(rules.settings, state) or {}
-    found |= {key: settings[key] for key in unseen if key in settings}
+    found = {key: settings[key] for key in unseen if key in settings} | found
     if unknown := [key for key in unseen if key not in {**found, **options}]:
         expected = "its card (load_trained), or these as options"
         raise InputError("path", f"{path}, which does not tell {', '.join(unknown)}", expected)

@@ -73,11 +73,13 @@ class CameraNet(EmbeddingNet):
         """Return the logits (B, num_classes) of images (B, 3, H, W)."""
         return self.classify(self(x, cameras))
 
-    def _check_size(self, x: Tensor) -> None:
-        height, width = self.input_spec.size
-        if x.shape[2:] != (height, width):
-            expected = f"(B, 3, {height}, {width}), or a network built with img_size="
-            raise InputError("inputs", describe(x), expected)
+
+def check_size(x: Tensor, img_size: tuple[int, int]) -> None:
+    """Raise unless images have the size that the positions of a network are for."""
+    height, width = img_size
+    if x.shape[2:] != (height, width):
+        expected = f"(B, 3, {height}, {width}), or a network built with img_size="
+        raise InputError("inputs", describe(x), expected)
 
 
 def rows_of_cameras(table: Tensor | None, cameras: Tensor | int | None) -> Tensor | None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from reid_explain.checks import check_at_least, check_choice
-from reid_explain.inputs import InputSpec
 from reid_explain.models.architecture import class_count
 from reid_explain.models.build import MODELS
 from reid_explain.models.layouts import LAYOUTS, Layout
@@ -22,6 +21,7 @@ from reid_explain.models.transformers import (
     BottleneckNet,
     CameraNet,
     bottleneck,
+    check_size,
     count_of,
     identity_classifier,
     patch_grid,
@@ -105,7 +105,7 @@ class TransReID(CameraNet, BottleneckNet):
 
     def tokens(self, x: Tensor, cameras: Tensor | int | None = None) -> Tensor:
         """Return the tokens before the blocks: class and patches, position, camera (equation 4)."""
-        self._check_size(x)
+        check_size(x, self.input_spec.size)
         if self.stem == "convolutional":
             x = self.base.patch_embed.conv(x)
         patches = self.base.patch_embed(x)
@@ -263,13 +263,4 @@ LAYOUTS.register(
     # The authors' networks keep a classifier of ImageNet, unused.
     Layout(r"^base\.cls_token$", extras=(r"^base\.fc\.",), architecture=_architecture),
     name="transreid",
-)
-LAYOUTS.register(
-    Layout(
-        r"^backbone\.(cls_token$|stages\.0\.blocks\.0\.attn\.w_msa\.)|^patch_embed\.conv\.0\.",
-        renames=((r"^(backbone\.)?", "base."),),
-        extras=(r"^head\.", r"relative_position_index$", r"^(backbone\.)?fc\."),
-        inputs=((r"", InputSpec()),),
-    ),
-    name="dino",
 )
