@@ -56,6 +56,7 @@ class ContractNet(nn.Module):
         """Return embeddings (B, 4) of images (B, 3, H, W), shifted by (B,)."""
         rows = self.layer(self.conv(images)).flatten(2).transpose(1, 2)
         tokens = torch.tanh(self.tokens(torch.cat([rows.mean(dim=1, keepdim=True), rows], dim=1)))
+        tokens = self.mixed(tokens)
         out: Tensor = self.head(self.dropout(self.norm(tokens.square().mean(dim=1))))
         return out if shift is None else out + shift[:, None]
 
@@ -63,6 +64,41 @@ class ContractNet(nn.Module):
         """Return the mean of the map, (B, 5)."""
         out: Tensor = self.layer(self.conv(images)).mean(dim=(2, 3))
         return out
+
+    def mixed(self, tokens: Tensor) -> Tensor:
+        """Return tokens (B, T, 5) of what they are and, in subclasses, of each other."""
+        return tokens
+
+
+class AttentionBlock(nn.Module):
+    """One head of attention among tokens (B, T, C), added to them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(channels, 3 * channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return tokens that have seen each other."""
+        query, key, value = self.project(tokens)[:, None].chunk(3, dim=-1)
+        return tokens + F.scaled_dot_product_attention(query, key, value)[:, 0]
+
+
+class AttentionNet(ContractNet):
+    """The same with two blocks of attention among the tokens."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.blocks = nn.ModuleList(AttentionBlock(5) for _ in range(2))
+        generator = torch.Generator().manual_seed(seed + 1)
+        for parameter in self.blocks.parameters():
+            nn.init.normal_(parameter, generator=generator)
+        self.double()
+
+    def mixed(self, tokens: Tensor) -> Tensor:
+        """Return tokens that have seen each other."""
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
 
 
 def pictures(batch: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -18,9 +18,11 @@ from reid_explain import (
     Projection,
     ScoreWeighting,
 )
+from reid_explain.explainers.attention import AttentionExplainer
 from reid_explain.explainers.controls import ActivationMean
 from reid_explain.explainers.registry import EXPLAINERS
 from reid_explain.testing import (
+    AttentionNet,
     Contract,
     ContractNet,
     check_explainer,
@@ -64,7 +66,8 @@ ALGORITHMS = {
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets(name, check):
     explainer = partial(EXPLAINERS[name], **FAST.get(name, {}))
-    (found,) = (c for c in explainer_checks(explainer) if c.__name__ == check)
+    model = AttentionNet if issubclass(EXPLAINERS[name], AttentionExplainer) else ContractNet
+    (found,) = (c for c in explainer_checks(explainer, model=model) if c.__name__ == check)
     found()
 
 

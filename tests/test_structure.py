@@ -12,7 +12,15 @@ ROOT = Path(__file__).parents[1] / "reid_explain"
 LAYERS = (
     ("errors.py",),
     ("checks.py", "registry.py"),
-    ("capture.py", "fills.py", "memory_format.py", "vectors.py", "inputs.py", "tensor_files.py"),
+    (
+        "attention.py",
+        "capture.py",
+        "fills.py",
+        "memory_format.py",
+        "vectors.py",
+        "inputs.py",
+        "tensor_files.py",
+    ),
     ("objectives.py", "statistics.py", "visualization"),
     ("directions.py", "explainers", "datasets", "models"),
     ("retrieval", "testing.py"),

@@ -15,17 +15,28 @@ from reid_explain.errors import InputError
 from reid_explain.explainers.base import Captured, Explainer, Images, logged
 from reid_explain.objectives import Norm, Objective, Score
 
-WEIGHTS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+
+def mean_at_activation(slope: Tensor, activation: Tensor) -> Tensor:
+    """Return the mean of the gradient weighted by the activation; 0 where that sums to 0."""
+    total = activation.sum(dim=(2, 3), keepdim=True)
+    weighted = (slope * activation).sum(dim=(2, 3), keepdim=True)
+    return torch.where(total == 0, 0, weighted / total)
+
+
+WEIGHTS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
     {
-        "mean": lambda slope: slope.mean(dim=(2, 3), keepdim=True),
-        "elementwise": lambda slope: slope,
-        "positive": lambda slope: slope.relu(),
+        "mean": lambda slope, activation: slope.mean(dim=(2, 3), keepdim=True),
+        "elementwise": lambda slope, activation: slope,
+        "positive": lambda slope, activation: slope.relu(),
+        "activation": mean_at_activation,
     }
 )
-"""Name -> function of the gradient (B, C, h, w) to weights (B, C, 1, 1) or (B, C, h, w).
+"""Name -> function of the gradient and the activation (B, C, h, w) to weights (B, C, 1, 1) or
+(B, C, h, w).
 
 Mean: Grad-CAM, Selvaraju et al., ICCV 2017, equation 1. Elementwise: HiResCAM, Draelos and Carin,
-2020. Positive elementwise: LayerCAM, Jiang et al., IEEE TIP 2021, equation 5.
+2020. Positive elementwise: LayerCAM, Jiang et al., IEEE TIP 2021, equation 5. Mean weighted by the
+activation: XGrad-CAM, Fu et al., BMVC 2020, equation 8.
 """
 
 
@@ -55,7 +66,7 @@ class GradientExplainer(Explainer, GradientAttribution):
         with torch.enable_grad():
             for part in self._captures(images, args):
                 activation, slope = self._activation_and_slope(part, objective, score)
-                weights = WEIGHTS[self.weights](slope)
+                weights = WEIGHTS[self.weights](slope, activation)
                 maps.append((weights * activation).sum(dim=1, keepdim=True).relu())
                 del part
         found = torch.cat(maps)
@@ -93,12 +104,13 @@ class GradientWeighting(GradientExplainer):
     .. math:: L = \mathrm{ReLU}\left(\sum_k w^k \circ A^k\right), \quad
         w^k = \frac{1}{Z}\sum_{ij} \frac{\partial s}{\partial A^k_{ij}}
 
-    or, elementwise, :math:`w^k = \partial s / \partial A^k`, or only its positive part. One
-    forward and one backward pass for each image.
+    or, elementwise, :math:`w^k = \partial s / \partial A^k`, or only its positive part, or a mean
+    weighted by the activation. One forward and one backward pass for each image.
 
     Args:
         forward_func, layer, reshape_transform: As for every :class:`.Explainer`.
-        weights: ``"mean"`` (Grad-CAM), ``"elementwise"`` (HiResCAM) or ``"positive"`` (LayerCAM).
+        weights: ``"mean"`` (Grad-CAM), ``"elementwise"`` (HiResCAM), ``"positive"`` (LayerCAM) or
+            ``"activation"`` (XGrad-CAM).
 
     Raises:
         InputError: If ``weights`` has another value or the layer is not in the model.
