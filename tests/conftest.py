@@ -8,10 +8,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: threads of t
 
 import pytest
 from hypothesis import settings
-from nets import SMALL, small_reid_net
-
-from reid_explain.datasets import SyntheticReID
-from reid_explain.models import save_trained
 
 # The same examples in every run; HYPOTHESIS_PROFILE=explore looks for new ones.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -40,6 +36,11 @@ def osnet_weights() -> Path:
 @pytest.fixture(scope="session")
 def small_files(tmp_path_factory) -> Path:
     """market/, a data set of few people in Market-1501's form, and model.json, a small network."""
+    from nets import SMALL, small_reid_net  # here: the process that hands out tests needs no torch
+
+    from reid_explain.datasets import SyntheticReID
+    from reid_explain.models import save_trained
+
     root = tmp_path_factory.mktemp("files")
     SyntheticReID(train_identities=2, test_identities=5, distractors=6).export(root / "market")
     save_trained(small_reid_net(), root / "model.json", SMALL)

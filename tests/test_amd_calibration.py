@@ -88,6 +88,7 @@ def test_composites_are_the_upper_and_the_lower_half_of_two_people():
         assert (image[:, 2:] == lower).all()
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0.125, 8, width=32), min_size=1, max_size=40))
 def test_no_other_scale_has_a_smaller_error(ratios):
     ratio = torch.tensor(ratios, dtype=torch.float64)
@@ -163,6 +164,7 @@ def interpreter(world):
     return made
 
 
+@pytest.mark.slow
 def test_distances_change_and_nothing_else(interpreter, world):
     inputs = torch.stack([SPEC.to_tensor(world.load(record)) for record in world.train[:6]])
     before = interpreter.explain(*inputs.chunk(2))

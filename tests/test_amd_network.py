@@ -374,6 +374,7 @@ def test_contributions_of_no_attribute_are_refused():
         contributions(torch.zeros(3, 0))
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0, 1e6).map(lambda x: x if x > 1e-9 else 0.0), min_size=1, max_size=30))
 def test_contributions_sum_to_1(distances):
     shares = contributions(double([distances]))

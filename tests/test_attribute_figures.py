@@ -160,6 +160,7 @@ class TestAttributeMapsFigure:
         titles = [axis.get_title() for axis in axes]
         assert titles == ["hat\n3 images", "bag\n1 image", "hair", "up\na\nb", "down\n-"]
 
+    @pytest.mark.slow
     def test_an_attribute_without_a_map_stays_empty(self):
         absent, images = QUERY_MAPS.clone(), random(5, 3, 8, 4)
         absent[2], images[2] = torch.nan, torch.nan
@@ -225,6 +226,7 @@ class TestAll:
         meeting = [(a, b) for (a, x), (b, y) in combinations(boxes, 2) if x.overlaps(y)]
         assert meeting == []
 
+    @pytest.mark.slow
     def test_draws_into_the_figure_handed_in(self, draw):
         figure = plt.figure()
         assert draw(figure=figure) is figure

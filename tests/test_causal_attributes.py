@@ -88,6 +88,7 @@ def test_a_map_is_compared_with_what_changes():
     assert np.isnan(found["inside:b"])
 
 
+@pytest.mark.slow
 def test_effects_by_hand(bench, world):
     query, gallery = next(
         pair
@@ -138,6 +139,7 @@ def test_an_interrupted_run_ends_with_the_same_table(bench, world, tmp_path, cap
     assert results["methods"]["MeanEffect"]["groups"]["hat"].keys() >= {"effect", "contribution"}
 
 
+@pytest.mark.slow
 def test_directions_are_fitted_and_resumed(tmp_path, monkeypatch):
     drawn = []
 

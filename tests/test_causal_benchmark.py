@@ -78,6 +78,7 @@ def test_the_map_of_what_a_model_sees_is_true(world):
     assert means.loc["Low", "deletion"] > means.loc["Half", "deletion"]
 
 
+@pytest.mark.slow
 def test_effects_are_what_the_model_does(world):
     scene = scene_of(world, {})
     own = scene.bench.target.embed(scene.image)[0].double()
@@ -109,6 +110,7 @@ def test_masses_are_ranked_against_effects(world):
     assert view.best == [view.scene.parts[n].name for n in order]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("right", "expected"), [(True, 100), (False, 0), (None, 50)])
 def test_a_map_follows_the_garment_that_its_reference_shares(world, right, expected):
     scene = scene_of(world, {"own": None}, needs=("references",))

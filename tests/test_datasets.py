@@ -630,6 +630,7 @@ PEOPLE = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(people=PEOPLE)
 def test_any_names_and_cameras_come_back(people, tmp_path_factory):
     root = tmp_path_factory.mktemp("people")

@@ -64,6 +64,7 @@ def test_runs_without_files(run, tmp_path):
     assert size(written[1])[0] > size(written[0])[0] > 2 * 240
 
 
+@pytest.mark.slow
 def test_without_output_and_display_it_says_where_it_wrote(run, files):
     arguments = ("--image", "a.jpg", "--weights", "osnet.pth", "--method", "GradFAM", *SMALL)
     assert run(*arguments).split() == ["explanation.png"]
@@ -87,6 +88,7 @@ def test_descents_are_drawn_when_asked_for(run, files):
     assert size(files / "explanation.png")
 
 
+@pytest.mark.slow
 def test_methods_that_do_not_suit_are_left_out(run, files):
     """Without a reference none explains a match; this checkpoint has no classifier."""
     run("--image", "a.jpg", "--weights", "osnet.pth", "--output", "figure.png", *SMALL)

@@ -119,6 +119,7 @@ def test_a_difference_that_the_model_does_not_see_is_none():
     assert maps.flatten().argmax() == 2 * 4 + 3
 
 
+@pytest.mark.slow
 def test_references_are_images_or_embeddings():
     net = HeadNet().eval()
     explainer = ExtremalFAM(net, "relu", rounds=2)

@@ -67,6 +67,7 @@ def test_each_map_is_stretched_by_itself():
     close(explanation_mask(both), alone)
 
 
+@pytest.mark.slow
 @given(maps_of_any_kind, st.permutations(range(20)))
 def test_masks_do_not_care_where_pixels_are(values, order):
     maps = torch.from_numpy(values)
@@ -76,6 +77,7 @@ def test_masks_do_not_care_where_pixels_are(values, order):
     assert torch.equal(kept_area(expected), kept_area(explanation_mask(moved)))
 
 
+@pytest.mark.slow
 @given(maps_of_any_kind, st.lists(st.floats(0, 1), min_size=1, max_size=4))
 def test_top_area_masks_keep_the_highest_pixels_and_exactly_so_many(values, fractions):
     maps = torch.from_numpy(values)
@@ -89,6 +91,7 @@ def test_top_area_masks_keep_the_highest_pixels_and_exactly_so_many(values, frac
                 assert map_[mask].min() >= map_[~mask].max()
 
 
+@pytest.mark.slow
 @given(maps_of_any_kind)
 def test_only_the_order_of_pixels_counts(values):
     maps = torch.from_numpy(values)
@@ -416,6 +419,7 @@ def smooth_maps(batch: int) -> torch.Tensor:
     return images(batch, seed=2).mean(dim=1, keepdim=True)
 
 
+@pytest.mark.slow
 @given(st.floats(-30, 3))
 def test_curves_do_not_depend_on_the_scale_of_embeddings(exponent):
     x, fill, maps = images(1), images(1, seed=9), smooth_maps(1)

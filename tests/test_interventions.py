@@ -180,6 +180,7 @@ def test_where_a_belonging_is_hidden_nothing_changes(world):
     raise AssertionError("no handbag was hidden")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["upper", "lower"])
 def test_a_garment_is_painted_in_the_others_shade(world, which):
     part = Part.TORSO if which == "upper" else Part.HIPS
@@ -206,6 +207,7 @@ def nameless(world: SyntheticReID, which: str) -> Record:
     return next(r for r in every if getattr(outfit_of(labels_of(world, r)), which) is None)
 
 
+@pytest.mark.slow
 def test_a_photographed_garment_moves_towards_the_others_color(world):
     record = max(some(world, 6), key=lambda r: canvas(world, r).shows([Part.TORSO]).sum())
     torso = canvas(world, record).shows([Part.TORSO])
@@ -304,6 +306,7 @@ def test_removing_nothing_changes_nothing(world):
         assert not removal.shape.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BELONGINGS)
 def test_a_belonging_is_removed_as_by_a_person_who_has_none(world, name):
     for record in [r for r in everybody(world) if has(world, r, name)][:9:4]:
@@ -359,6 +362,7 @@ def test_things_in_front_stay_before_another_background():
     assert np.array_equal(before.image[deep], after.image[deep])
 
 
+@pytest.mark.slow
 def test_a_perfect_camera_sees_the_others_background():
     world = SyntheticReID(train_identities=10, test_identities=0, severity=0)
     for record, other in zip(world.train[:40:9], world.train[5::9], strict=False):

@@ -421,6 +421,7 @@ def test_the_pixels_of_fast_reid_are_those_of_the_file(tmp_path):
     assert open_checkpoint(path, input_spec=small).input_spec == small
 
 
+@pytest.mark.slow
 def test_networks_of_parts_take_tall_images(tmp_path):
     for name in ("pcb", "mgn"):
         model = open_checkpoint(save(PARTED[name][0](), tmp_path / "w.pth"))
@@ -465,6 +466,7 @@ def test_our_own_networks_are_no_other_projects(tmp_path):
 # Torchvision and timm
 
 
+@pytest.mark.slow
 def test_a_plain_file_of_torchvision_opens_with_its_classes(tmp_path):
     torch.manual_seed(0)
     source = trained(torchvision.models.resnet18(num_classes=9))
@@ -478,6 +480,7 @@ def test_a_plain_file_of_torchvision_opens_with_its_classes(tmp_path):
     assert "build_model with neck='none' (see open_checkpoint)" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_convnext"])
 def test_a_plain_file_of_timm_opens_by_name(name, tmp_path):
     torch.manual_seed(0)

@@ -111,6 +111,7 @@ def frames():
     return {"one": {"faithfulness": rows(good)}, "other": {"faithfulness": rows(bad)}}
 
 
+@pytest.mark.slow
 def test_rankings_that_agree_and_those_that_do_not():
     text = agreement(frames())
     assert "five metrics on one | 4 | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00]" in text

@@ -81,6 +81,7 @@ def test_photographs_do_not_know_the_truth():
         Localization().run(tiny_target(), TinyWorld(), methods=["Centre"])
 
 
+@pytest.mark.slow
 def test_the_map_of_a_difference():
     """Absolute change of the map, or of the reference's; or the method's own word for it."""
     target = small_target()

@@ -58,6 +58,7 @@ def disturb(model):
 # The seam
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [True, False])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "osnet_x0_25"])
 def test_forward_is_embed_of_features_in_both_modes(name, mode):
@@ -81,6 +82,7 @@ def test_every_name_builds_a_network_without_classifier_by_default(name):
         model.classify(torch.zeros(1, model.embedding_dim))
 
 
+@pytest.mark.slow
 def test_the_backbone_is_torchvisions_resnet(tmp_path):
     torch.manual_seed(0)
     reference = disturb(torchvision.models.resnet18()).eval()
@@ -175,6 +177,7 @@ def test_bad_settings(arguments, message):
         ReIDNet(**arguments)
 
 
+@pytest.mark.slow
 def test_imagenet_weights_for_another_backbone(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
     with pytest.raises(InputError, match=r"layer1\.2\.conv1\.weight"):

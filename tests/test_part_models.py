@@ -139,6 +139,7 @@ def branch_by_hand(model, branch, name="resnet18", **options):
     return whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [SIZE, UNEVEN])
 @pytest.mark.parametrize(("pooling", "reduction"), [("gem", "linear"), ("avg", "relu")])
 def test_mgn_is_its_definition(size, pooling, reduction):
@@ -369,6 +370,7 @@ def explanations(forward, layer):
     yield ActivationMean(forward, layer).attribute(X[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pcb, own length", "mgn"])
 @pytest.mark.parametrize("index", [None, 4])
 def test_every_explainer_on_the_embedding_and_on_one_part(name, index):
@@ -430,6 +432,7 @@ def test_grad_fam_has_nothing_to_explain_where_the_length_is_fixed():
 # Interpreted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [SIZE, UNEVEN])
 @every_net
 def test_the_interpreter_splits_what_a_part_network_embeds(name, size):

@@ -227,6 +227,7 @@ def test_contributions_are_those_of_exclip():
     close(found.contributions[0], added_up(net, vectors), rtol=1e-2, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_more_steps_are_taken_where_few_miss_something():
     net = small("osnet_x0_25")
     x = F.avg_pool2d(8 * images(1, (64, 32)), 5, 1, 2)
@@ -370,6 +371,7 @@ def test_the_baseline_has_the_arguments_of_the_image():
         close(together[n : n + 1], alone)
 
 
+@pytest.mark.slow
 def test_eight_threads_share_a_model():
     net = ContractNet().eval()
     explainer = PlaceToPlace(net, "layer")

@@ -200,6 +200,7 @@ def test_agrees_with_the_sorted_evaluation(world, metric, interpolation, block):
         assert prepared.nearest(query, fewest).tolist() == [order[:fewest] for order in orders]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_agrees_with_the_sorted_evaluation_on_a_random_gallery(metric, monkeypatch):
     generator = torch.Generator().manual_seed(0)

@@ -124,6 +124,7 @@ def test_rows_by_hand(mode):
     assert value < 0.99
 
 
+@pytest.mark.slow
 def test_no_map_is_recorded_where_a_broken_model_has_none(tmp_path, capsys):
     target = tiny_target()
     trained = target.model.last.weight.clone()

@@ -36,6 +36,7 @@ def test_equal_values_of_an_identity_count_once():
     assert naive.high - naive.low < 0.5 * (expected.high - expected.low)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 100), st.floats(0.1, 10), st.floats(-10, 10))
 def test_an_interval_moves_with_its_values(seed, scale, offset):
     values, groups = normal(40, seed=seed), torch.arange(40) % 13

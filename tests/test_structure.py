@@ -70,6 +70,7 @@ def violations(path: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_imports_point_one_way():
     files = sorted(ROOT.rglob("*.py"))
     assert len(files) > 10

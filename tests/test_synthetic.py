@@ -111,6 +111,7 @@ def test_a_pickled_world_draws_the_same(world):
         copy.labels[1] = copy.labels[2]
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_world(world):
     other = SyntheticReID(seed=1)
     first = [world.labels[i] for i in range(1, 30)]
@@ -196,6 +197,7 @@ def test_toggle_changes_one_attribute_and_a_garment_keeps_one_color(world, ident
 # ---------------------------------------------------------------- masks and labels
 
 
+@pytest.mark.slow
 def test_masks_agree_with_labels_and_lie_in_the_person(world):
     for record in world.train[::400]:
         rendering, labels = world.render(record), world.labels[record.identity]

@@ -81,6 +81,7 @@ def in_timm(name, model):
 # The seam
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_the_embedding_is_timms_pooled_output(name):
     model = made(name, num_classes=7)
@@ -208,6 +209,7 @@ def test_grad_fam_refuses_the_fixed_length_behind_a_new_layer_norm():
 # Interpreters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stages"),
     [
@@ -262,6 +264,7 @@ def test_interpreters_need_a_map_that_stages_make(monkeypatch):
 # Images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "resnet18"])
 def test_images_are_those_of_timm_s_own_configuration(name):
     found = TimmNet(name).input_spec
@@ -297,6 +300,7 @@ def test_images_of_another_size_than_a_fixed_one_are_an_error():
 # Names
 
 
+@pytest.mark.slow
 def test_unknown_names_and_options():
     with pytest.raises(InputError, match="name: got 'hrnet_w31', expected .*, such as 'hrnet_w3"):
         build_model("timm/hrnet_w31", pretrained=False)

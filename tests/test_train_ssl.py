@@ -62,6 +62,7 @@ def test_views_depend_on_seed_epoch_and_place_alone():
     assert not any(torch.equal(first[k], other[k]) for other in others for k in range(2))
 
 
+@pytest.mark.slow
 def test_only_the_second_view_is_solarized_in_one_case_of_five():
     """White stays above 0.6 under the jitter; inverted it lies below 0.4."""
     white = torch.full((3, 8, 4), 255, dtype=torch.uint8)
@@ -72,6 +73,7 @@ def test_only_the_second_view_is_solarized_in_one_case_of_five():
     assert 0.13 < 1 - bright[:, 1].double().mean() < 0.27
 
 
+@pytest.mark.slow
 def test_the_first_view_is_always_blurred_the_second_in_one_case_of_ten(monkeypatch):
     monkeypatch.setattr(SeparableBlur, "forward", lambda self, image: torch.zeros_like(image))
     gray = torch.full((3, 8, 4), 100, dtype=torch.uint8)
@@ -329,6 +331,7 @@ def refused(*arguments):
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_wrong_input_ends_with_one_line(settings, whole, tmp_path):
     new = tmp_path / "new"
     train = f"train --dataset market1501 --root {settings.root} --workers 0 --output".split()

@@ -1,5 +1,6 @@
 """The training recipe: its parts by hand, and that an interruption leaves no trace."""
 
+import functools
 import json
 import math
 import pickle
@@ -345,6 +346,7 @@ def whole(settings):
     return run(settings)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_it_promises(whole, settings, market, capsys):
     rows = log(whole)
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
@@ -402,17 +404,28 @@ def test_only_the_seed_changes_the_result(settings, whole, tmp_path):
     assert weights(tmp_path / "a") != weights(whole)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_do_not_change_the_result(method, settings, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.multiprocessing, "_default_context", None, raising=False)
+@pytest.fixture
+def start_method():
+    """A function that sets how worker processes start, for one test."""
     before = torch.multiprocessing.get_start_method(allow_none=True)
-    torch.multiprocessing.set_start_method(method, force=True)
-    try:
-        run(replace(settings, output=tmp_path / "a", workers=2))
-    finally:
-        torch.multiprocessing.set_start_method(before, force=True)
+    yield functools.partial(torch.multiprocessing.set_start_method, force=True)
+    torch.multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.slow
+def test_workers_do_not_change_the_result(settings, whole, tmp_path, start_method):
+    start_method("fork")
+    run(replace(settings, output=tmp_path / "a", workers=2))
     assert weights(tmp_path / "a") == weights(whole)
+
+
+@pytest.mark.slow
+def test_a_spawned_worker_does_not_change_the_result(settings, tmp_path, start_method):
+    short = replace(settings, epochs=1, images_per_epoch=16)  # a worker starts as long as it trains
+    run(replace(short, output=tmp_path / "none"))
+    start_method("spawn")
+    run(replace(short, output=tmp_path / "one", workers=1))
+    assert weights(tmp_path / "one") == weights(tmp_path / "none")
 
 
 @pytest.mark.slow
@@ -478,6 +491,7 @@ def test_a_checkpoint_has_the_gradient_scaler_and_the_random_numbers(tmp_path):
     assert list((tmp_path / "checkpoint" / "0003").glob("random_states_*"))
 
 
+@pytest.mark.slow
 def test_precision_and_storage(settings, tmp_path):
     own = replace(
         settings,

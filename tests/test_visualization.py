@@ -282,6 +282,7 @@ class TestAll:
         titled = [axis.title.get_window_extent() for axis in figure.axes if axis.get_title()]
         assert all(a.x1 < b.x0 for a, b in pairwise(titled))
 
+    @pytest.mark.slow
     def test_pyplot_knows_only_the_figure_it_made(self, draw):
         draw()
         assert plt.get_fignums() == []
