@@ -2,7 +2,6 @@
 
 import csv
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ from accelerate.utils import set_seed
 from nets import small_card
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
+from two_processes import run_script, two_processes
 
 from reid_explain.amd import AMDInterpreter, AMDLoss
 from reid_explain.amd.recipe import Recipe
@@ -296,15 +296,8 @@ def test_two_processes_share_a_batch(world, card, tmp_path):
     world.export(tmp_path / "world")
     exported = Market1501(tmp_path / "world")
     words = [*ONE_BATCH.split(), "--weights", str(card), "--root", str(tmp_path / "world")]
-    launcher = "-m torch.distributed.run --standalone --nproc_per_node 2"
-    done = subprocess.run(
-        [sys.executable, *launcher.split(), SCRIPT, *words, "--output", str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    words += ["--output", str(tmp_path / "run")]
+    two_processes(tmp_path, run_script, SCRIPT, words)
     halves = [half_loss(card, exported, tmp_path / f"{k}", k) for k in range(2)]
     with (tmp_path / "run" / "log.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)

@@ -1,7 +1,5 @@
 import json
 import math
-import subprocess
-import sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from torchvision.transforms.v2.functional import gaussian_blur
 from training_runs import Interrupted, fail_at, log, make_market, run
+from two_processes import run_script, two_processes
 
 from reid_explain import GradFAM, InputError
 from reid_explain.benchmark import epochs, train_ssl
@@ -306,18 +305,10 @@ def test_other_networks(network, layer, settings, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_one_network(settings, tmp_path):
-    launcher = "-m torch.distributed.run --standalone --nproc_per_node 2"
     arguments = f"""train --dataset market1501 --root {settings.root} --output {tmp_path / "run"}
         --backbone resnet18 --width 0.0625 --image-size 32 16 --hidden 16 --batch 8 --epochs 1
         --keep 1 --workers 0"""
-    done = subprocess.run(
-        [sys.executable, *launcher.split(), SCRIPT, *arguments.split()],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    two_processes(tmp_path, run_script, SCRIPT, arguments.split())
     card = json.loads((tmp_path / "run" / "epoch_0001.json").read_text())
     assert card["recipe"]["processes"] == 2
     model = load_trained(tmp_path / "run" / "epoch_0001.json")

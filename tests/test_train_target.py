@@ -1,10 +1,7 @@
 """The training recipe: its parts by hand, and that an interruption leaves no trace."""
 
-import functools
 import json
 import math
-import pickle
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -17,7 +14,9 @@ from PIL import Image
 from pytorch_metric_learning.samplers import MPerClassSampler
 from pytorch_metric_learning.utils import common_functions
 from torch.nn import functional
-from training_runs import Interrupted, fail_at, log, make_market, run
+from torch.utils.data import DataLoader
+from training_runs import Interrupted, fail_at, log, make_market, run, train
+from two_processes import two_processes
 
 from reid_explain import InputError
 from reid_explain.benchmark import train_target
@@ -203,13 +202,22 @@ def test_two_writers_of_one_cache_do_not_meet(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["i.npy"]
 
 
-def test_training_images_start_other_processes_and_follow_the_epoch(pixels):
+def test_training_images_follow_the_epoch(pixels):
     images = SmallFirst(pixels, [4, 9], 0, augmentation(InputSpec((48, 24))), half_size_epochs=2)
-    again = pickle.loads(pickle.dumps(images))
     for epoch, size in ((0, (24, 12)), (1, (24, 12)), (2, (48, 24))):
         image, label = images[Draw(1, epoch, 3)]
         assert (image.shape[1:], label) == (size, 9)
-        assert torch.equal(image, again[Draw(1, epoch, 3)][0])
+
+
+@pytest.mark.slow
+def test_a_spawned_worker_does_not_change_them(pixels):
+    images = SmallFirst(pixels, [4, 9], 0, augmentation(InputSpec((48, 24))), half_size_epochs=2)
+    draws = [Draw(1, 0, 3), Draw(0, 2, 5)]
+    loader = DataLoader(images, None, sampler=draws, num_workers=1, multiprocessing_context="spawn")
+    for draw, (image, label) in zip(draws, loader, strict=True):
+        expected, same = images[draw]
+        assert torch.equal(image, expected)
+        assert label == same
 
 
 # Losses
@@ -404,28 +412,10 @@ def test_only_the_seed_changes_the_result(settings, whole, tmp_path):
     assert weights(tmp_path / "a") != weights(whole)
 
 
-@pytest.fixture
-def start_method():
-    """A function that sets how worker processes start, for one test."""
-    before = torch.multiprocessing.get_start_method(allow_none=True)
-    yield functools.partial(torch.multiprocessing.set_start_method, force=True)
-    torch.multiprocessing.set_start_method(before, force=True)
-
-
 @pytest.mark.slow
-def test_workers_do_not_change_the_result(settings, whole, tmp_path, start_method):
-    start_method("fork")
+def test_workers_do_not_change_the_result(settings, whole, tmp_path):
     run(replace(settings, output=tmp_path / "a", workers=2))
     assert weights(tmp_path / "a") == weights(whole)
-
-
-@pytest.mark.slow
-def test_a_spawned_worker_does_not_change_the_result(settings, tmp_path, start_method):
-    short = replace(settings, epochs=1, images_per_epoch=16)  # a worker starts as long as it trains
-    run(replace(short, output=tmp_path / "none"))
-    start_method("spawn")
-    run(replace(short, output=tmp_path / "one", workers=1))
-    assert weights(tmp_path / "one") == weights(tmp_path / "none")
 
 
 @pytest.mark.slow
@@ -586,17 +576,6 @@ def one_step(settings, monkeypatch, process):
     return kept[0]
 
 
-TWO = """
-import sys
-
-sys.path[:0] = {paths}
-import training_runs
-from reid_explain.benchmark import train_target
-
-train_target.main({arguments})
-"""
-
-
 @pytest.mark.slow
 def test_two_processes_average_what_each_finds(settings, tmp_path, monkeypatch):
     first = {"epochs": 1, "images_per_epoch": 8, "learning_rate": 0.01, "weight_decay": 0.0}
@@ -604,21 +583,10 @@ def test_two_processes_average_what_each_finds(settings, tmp_path, monkeypatch):
     halves = [one_step(settings, monkeypatch, process) for process in range(2)]
     more = "--epochs 1 --images-per-epoch 8 --learning-rate 0.01 --weight-decay 0"
     arguments = command(replace(settings, output=tmp_path / "run"), more)
-    script = tmp_path / "two.py"
-    paths = [path for path in sys.path if path]
-    script.write_text(TWO.format(paths=paths, arguments=arguments))
-    launcher = "-m torch.distributed.run --standalone --nproc_per_node 2"
-    done = subprocess.run(
-        [sys.executable, *launcher.split(), str(script)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    printed = two_processes(tmp_path, train, arguments)
     card = json.loads((tmp_path / "run" / "model.json").read_text())
     assert card["recipe"]["processes"] == 2
-    assert json.loads(done.stdout)["queries"] == 16
+    assert json.loads(printed)["queries"] == 16
     both = load_trained(tmp_path / "run" / "model.json")
     losses = [float(log(tmp_path / name)[0]["loss"]) for name in ("0", "1", "run")]
     assert losses[2] == pytest.approx((losses[0] + losses[1]) / 2, rel=1e-4)

@@ -7,6 +7,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import nn
 
+from reid_explain.benchmark import train_target
 from reid_explain.models.build import MODELS
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pooling import POOLINGS
@@ -52,6 +53,11 @@ def make_market(root):
                     image = Image.fromarray((clothes + noise).clip(0, 255).astype(np.uint8))
                     image.save(root / folder / f"{person:04d}_c{camera}s1_{frame:06d}_00.jpg")
     return root
+
+
+def train(arguments):
+    """Run train_target.py where the network of two layers is known."""
+    train_target.main(arguments)
 
 
 def run(settings):
