@@ -15,6 +15,7 @@ from nets import small_card
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from two_processes import run_script, two_processes
+from worlds import drawn_once
 
 from reid_explain.amd import AMDInterpreter, AMDLoss
 from reid_explain.amd.recipe import Recipe
@@ -35,7 +36,7 @@ SCRIPT = str(Path(__file__).parents[1] / "benchmarks" / "amd.py")
 
 @pytest.fixture(scope="module")
 def world():
-    return SyntheticReID(train_identities=6, test_identities=4, images_per_camera=2, distractors=2)
+    return drawn_once(train_identities=6, test_identities=4, images_per_camera=2, distractors=2)
 
 
 @pytest.fixture(scope="module")

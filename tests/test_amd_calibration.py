@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from nets import small_reid_net
+from worlds import drawn_once
 
 from reid_explain import InputError
 from reid_explain.amd import AMDInterpreter, Decomposed, calibrate, calibration
@@ -18,7 +19,6 @@ from reid_explain.amd.calibration import (
 )
 from reid_explain.amd.decomposition import attribute_distances
 from reid_explain.datasets.records import Record
-from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.inputs import InputSpec
 
 close = torch.testing.assert_close
@@ -153,7 +153,7 @@ SPEC = InputSpec(size=(64, 32))
 
 @pytest.fixture(scope="module")
 def world():
-    return SyntheticReID(train_identities=4, test_identities=2, images_per_camera=2, distractors=0)
+    return drawn_once(train_identities=4, test_identities=2, images_per_camera=2, distractors=0)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from worlds import drawn_once
 
 from reid_explain import InputError
 from reid_explain.amd import (
@@ -23,7 +24,6 @@ from reid_explain.amd import (
 from reid_explain.amd.recipe import Recipe
 from reid_explain.amd.trainer import pair_terms, train_interpreter, training_parts
 from reid_explain.datasets.attributes import record_labels
-from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.inputs import InputSpec
 from reid_explain.models.reid import ReIDNet
 from reid_explain.training.loop import TrainingLoop
@@ -42,7 +42,7 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def world():
-    return SyntheticReID(train_identities=8, test_identities=2, images_per_camera=2, distractors=0)
+    return drawn_once(train_identities=8, test_identities=2, images_per_camera=2, distractors=0)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import torch
 from nets import small_reid_net
 from PIL import Image
 from tiny_world import TinyWorld, tiny_target
+from worlds import drawn_once
 
 from reid_explain import AttributeDirections, CounterfactualDirections, InputError
 from reid_explain.benchmark import CausalAttributes, Target, causal_attributes, fit_directions
@@ -31,7 +32,7 @@ from reid_explain.inputs import InputSpec
 
 @pytest.fixture(scope="module")
 def world() -> SyntheticReID:
-    return SyntheticReID(train_identities=4, test_identities=4, distractors=0)
+    return drawn_once(train_identities=4, test_identities=4, distractors=0)
 
 
 @pytest.fixture(scope="module")

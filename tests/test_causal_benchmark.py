@@ -8,6 +8,7 @@ import torch
 from nets import small_reid_net
 from tiny_world import TinyWorld, tiny_target
 from torch import nn
+from worlds import drawn_once
 
 from reid_explain import InputError
 from reid_explain.benchmark import Causal, Target
@@ -22,7 +23,7 @@ from reid_explain.inputs import InputSpec
 
 @pytest.fixture(scope="module")
 def world() -> SyntheticReID:
-    return SyntheticReID(train_identities=0, test_identities=3, distractors=0)
+    return drawn_once(train_identities=0, test_identities=3, distractors=0)
 
 
 class LowerHalf(nn.Module):

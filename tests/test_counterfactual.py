@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import small_reid_net
 from torch import Tensor
+from worlds import drawn_once
 
 from reid_explain import (
     CounterfactualDirections,
@@ -24,7 +25,6 @@ from reid_explain.counterfactual.trainer import (
     balanced,
     values_of,
 )
-from reid_explain.datasets import SyntheticReID
 from reid_explain.models import load_pretrained
 
 GROUPS = {"color": ("red", "blue"), "hat": ("hat",), "bag": ("bag",)}
@@ -279,7 +279,7 @@ def test_training_learns(batch):
 
 @pytest.mark.slow
 def test_a_sheet_is_what_the_world_draws():
-    world = SyntheticReID(7, train_identities=6, test_identities=0, distractors=0)
+    world = drawn_once(7, train_identities=6, test_identities=0, distractors=0)
     target = train_editor.Target(small_reid_net(), spec=InputSpec((64, 32)))
     sheet = train_editor.draw(world, target, 1, 3, 0)
     assert sheet.images.shape == (3, 3, 64, 32)

@@ -7,6 +7,7 @@ import torch
 from nets import small_reid_net
 from PIL import Image
 from tiny_world import TinyWorld, tiny_target
+from worlds import drawn_once
 
 from reid_explain import ExtremalFAM, GradFAM, GradRAM, InputError
 from reid_explain.benchmark import Localization, Target
@@ -24,7 +25,7 @@ FIGURES = ("person_energy", "person_pointing", "change_energy", "change_pointing
 
 @pytest.fixture(scope="module")
 def world() -> SyntheticReID:
-    return SyntheticReID(train_identities=0, test_identities=4, distractors=0)
+    return drawn_once(train_identities=0, test_identities=4, distractors=0)
 
 
 def small_target() -> Target:

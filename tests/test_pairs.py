@@ -7,6 +7,7 @@ from nets import PooledNet, images
 from tiny_world import TinyWorld, tiny_target
 from torch import nn
 from torch.nn import functional as F
+from worlds import drawn_once
 
 from reid_explain import InputError
 from reid_explain.benchmark import PartToPart, Target
@@ -75,7 +76,7 @@ def test_plain_products_are_the_similarity_of_means():
 
 @pytest.fixture(scope="module")
 def world() -> SyntheticReID:
-    return SyntheticReID(train_identities=0, test_identities=3, distractors=0)
+    return drawn_once(train_identities=0, test_identities=3, distractors=0)
 
 
 def test_pieces_make_the_parts_and_the_person(world):

@@ -6,8 +6,8 @@ import pytest
 import target_check
 import torch
 from torch import Tensor, nn
+from worlds import drawn_once
 
-from reid_explain.datasets import SyntheticReID
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pooling import GlobalAveragePool
 from reid_explain.retrieval import Gallery, embed_records
@@ -29,7 +29,7 @@ class Constant(EmbeddingNet):
 
 @pytest.mark.slow
 def test_constant_maps_score_chance_and_know_no_border(capsys):
-    world = SyntheticReID(train_identities=0, test_identities=3, distractors=1)
+    world = drawn_once(train_identities=0, test_identities=3, distractors=1)
     model = Constant().eval()
     query, gallery = (
         embed_records(model, world, records, spec=model.input_spec, show_progress=False)

@@ -17,12 +17,12 @@ from torch.nn import functional
 from torchvision.transforms.v2.functional import gaussian_blur
 from training_runs import Interrupted, fail_at, log, make_market, run
 from two_processes import run_script, two_processes
+from worlds import drawn_once
 
 from reid_explain import GradFAM, InputError
 from reid_explain.benchmark import epochs, train_ssl
 from reid_explain.benchmark.epochs import EpochMaps
 from reid_explain.benchmark.train_ssl import BYOLTraining
-from reid_explain.datasets import SyntheticReID
 from reid_explain.inputs import InputSpec
 from reid_explain.metrics.localization import energy_inside
 from reid_explain.models import build_model, load_trained
@@ -352,7 +352,7 @@ def test_spread_by_hand():
 
 
 def small_world():
-    return SyntheticReID(train_identities=2, test_identities=5, distractors=6)
+    return drawn_once(train_identities=2, test_identities=5, distractors=6)
 
 
 def test_quality_of_a_collapsed_and_of_a_perfect_embedding():
