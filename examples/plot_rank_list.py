@@ -4,18 +4,18 @@ A rank list with its reasons
 
 What came first for a query, whether it is right, and what in each image made it similar to the
 query. The maps of a list only compare if they share one color scale: on scales of their own, a
-weak match glows as brightly as a strong one.
+weak match glows as brightly as a strong one. And why each image is above the next.
 """
 
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 
-from reid_explain import GradRAM
+from reid_explain import GradRAM, PlaceToPlace
 from reid_explain.datasets.synthetic import SyntheticReID
 from reid_explain.models import load_pretrained
 from reid_explain.retrieval import Gallery, embed_records
-from reid_explain.visualization import explanation_figure
+from reid_explain.visualization import explanation_figure, rank_figure
 
 # %%
 # The list
@@ -68,5 +68,26 @@ figure = explanation_figure(
 )
 for rank, map_ in zip(ranks, maps, strict=True):
     print(f"rank {rank:3}: mean {float(map_.mean()):.2f}, highest {float(map_.max()):.2f}")
+
+# %%
+# What decided each place
+# -----------------------
+# Why is an image above the next? Contributions of places add up to each cosine, so the difference
+# of two maps of the query adds up to the margin. Orange speaks for the image above, blue for the
+# one below it.
+
+contributions = PlaceToPlace(model, model.map_layer).explain(image, found[:6]).query_map
+figure = rank_figure(
+    spec.to_rgb(image)[0],
+    spec.to_rgb(found[:6]),
+    cosines[:6].tolist(),
+    contributions[:-1] - contributions[1:],
+    correct=correct[:6],
+    figure=plt.figure(),
+)
+
+# %%
+# The wrong image has the black shirt, too, which speaks for it; it loses by hair, shoes and the
+# stripe at the knee.
 
 plt.show()

@@ -7,8 +7,9 @@ import torch
 from tiny_world import TinyWorld, tiny_target
 from torch.nn import functional as F
 
-from reid_explain import InputError, Margin, ScoreWeighting
+from reid_explain import CGRAM, AMDInterpreter, InputError, Margin, ScoreWeighting
 from reid_explain.benchmark import PairFaithfulness
+from reid_explain.benchmark.methods import Method
 from reid_explain.benchmark.pair_faithfulness import (
     REMOVED,
     Retrieved,
@@ -128,6 +129,21 @@ def test_margins(bench, retrieved):
         .margin()
         .equal(bench.explain["Random"](type("S", (), {"images": images[0]}), interpolate_mode=None))
     )
+
+
+def test_maps_of_a_distance_mark_what_keeps_images_apart(bench, retrieved):
+    class Apart(CGRAM):
+        of_distance = True
+
+    for name, explainer in (("Near", CGRAM), ("Apart", Apart)):
+        bench.methods[name] = method = Method(name, explainer)
+        bench.explain[name] = method.on(bench.target)
+    near, far = View(retrieved, "Near"), View(retrieved, "Apart")
+    images = retrieved.image, retrieved.right.image
+    assert far.map(*images).equal(-near.map(*images))
+    assert far.margin().equal(-near.margin())
+    assert AMDInterpreter.of_distance
+    assert not CGRAM.of_distance
 
 
 def test_scalars_of_explanations():

@@ -322,7 +322,7 @@ def test_one_query_serves_many():
 
 
 def test_a_hundred_gallery_images_take_few_passes(monkeypatch):
-    """What all images share stays shared where they are few, and the query is one of few."""
+    """What all images share stays shared where they are few, and the query is passed once."""
     monkeypatch.setattr(pairs, "PAIRS", 3)
     net, seen = Linear(), []
 
@@ -334,7 +334,7 @@ def test_a_hundred_gallery_images_take_few_passes(monkeypatch):
     query, gallery = images(1), images(100, seed=3)
     found = explainer.explain(query, gallery, shift)
     assert found.contributions.shape == (100, 12, 8, 12, 8)
-    assert sum(seen) < 100 + 34 * 16
+    assert sum(seen) < 100 + 34 * 8
     alone = explainer.explain(query, gallery[98:99], shift)
     close(found.contributions[98], alone.contributions[0])
 

@@ -12,6 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import ConnectionPatch
+from matplotlib.text import Text
 from PIL import Image
 from skimage.color import rgb2lab
 
@@ -22,9 +25,17 @@ from reid_explain.visualization import (
     matches_figure,
     overlay,
     picture_figure,
+    rank_figure,
     save_figure,
 )
-from reid_explain.visualization.colors import EXPONENT, GLOW, OPACITY, SIGNED_GLOW
+from reid_explain.visualization.colors import (
+    EXPONENT,
+    GLOW,
+    OPACITY,
+    SIGNED_GLOW,
+    color_scale,
+    map_values,
+)
 from reid_explain.visualization.maps import RIGHT, WRONG
 
 
@@ -370,17 +381,64 @@ def test_bad_input_is_named(call, argument):
     assert caught.value.argument == argument
 
 
+def test_a_rank_list_has_its_margins():
+    images, maps = photos(4), torch.tensor([[[[1.0, -1.0]]], [[[0.5, 0.0]]]])
+    found = rank_figure(images[0], images[1:], [0.9, 0.75, 0.75], maps, correct=[True, False, None])
+    top, bottom = grid(found, 4)
+    titles = ["query", "1\n0.900\nright", "2\n0.750\nwrong", "3\n0.750"]
+    assert [axis.get_title() for axis in top] == titles
+    assert [axis.get_title() for axis in bottom] == ["", "1 over 2\n+0.150", "2 over 3\n+0.000", ""]
+    frames = [axis.spines["left"].get_edgecolor() for axis in top[1:3]]
+    assert frames == [to_rgba(RIGHT), to_rgba(WRONG)]
+    assert not top[3].spines["left"].get_visible()
+    assert not bottom[3].get_images()
+    scale = color_scale([map_values(m, array(images[0]), "maps") for m in maps])
+    for axis, map_ in zip(bottom[1:], maps, strict=False):
+        over = scale.over(array(images[0]), map_values(map_, array(images[0]), "maps"))
+        np.testing.assert_allclose(shown(axis), over, atol=1e-6)
+    for argument, changed in {
+        "similarities": {"similarities": [0.9, 0.7, 0.8]},
+        "correct": {"correct": [True]},
+        "maps": {"maps": maps[:1]},
+        "query": {"query": images},
+    }.items():
+        given = {"query": images[0], "similarities": [0.9, 0.8, 0.7], "maps": maps} | changed
+        with pytest.raises(InputError, match=argument):
+            rank_figure(gallery=images[1:], **given)
+    with pytest.raises(InputError, match="similarities"):
+        rank_figure(images[0], images[1:2], [0.9], maps[:0])
+
+
 def test_matches_join_their_places():
     query, gallery = torch.full((3, 40, 20), 0.5), torch.full((3, 30, 30), 0.5)
     places = torch.tensor([[0, 0], [3, 1]]), torch.tensor([[1, 2], [2, 0]])
     figure = matches_figure(query, gallery, (*places, torch.tensor([2.0, -1.0])), [(4, 2), (3, 3)])
-    (left, right), lines = figure.axes, figure.artists
+    left, right = figure.axes
+    lines, disks, numbers = (
+        [artist for artist in figure.artists if isinstance(artist, kind)]
+        for kind in (ConnectionPatch, Line2D, Text)
+    )
     assert [tuple(line.xy1) for line in lines] == [(4.5, 4.5), (14.5, 34.5)]
     assert [tuple(line.xy2) for line in lines] == [(24.5, 14.5), (4.5, 24.5)]
     assert [(line.axesA, line.axesB) for line in lines] == [(left, right)] * 2
     assert lines[0].get_linewidth() > lines[1].get_linewidth()
     assert lines[0].get_edgecolor() != lines[1].get_edgecolor()
-    dots = [axis.lines[0].get_xydata()[0].tolist() for axis in (left, right)]
-    assert dots == [[4.5, 4.5], [24.5, 14.5]]
+    dots = [[4.5, 4.5], [24.5, 14.5], [14.5, 34.5], [4.5, 24.5]]
+    assert [disk.get_xydata()[0].tolist() for disk in disks] == dots
+    assert [list(number.get_position()) for number in numbers] == dots
+    assert [number.get_text() for number in numbers] == ["1", "1", "2", "2"]
+    assert [disk.get_transform() for disk in disks] == [left.transData, right.transData] * 2
+    assert max(line.zorder for line in lines) < min(disk.zorder for disk in disks)
     with pytest.raises(InputError, match="matches"):
         matches_figure(query, gallery, (*places, torch.ones(2)), [(3, 2), (3, 3)])
+
+
+def test_wide_images_of_matches_stand_one_above_the_other():
+    many = torch.zeros(21, 2, dtype=torch.long), torch.ones(21, 2, dtype=torch.long), torch.ones(21)
+    wide = torch.full((3, 20, 40), 0.5)
+    figure = matches_figure(wide, wide, many, [(2, 4)] * 2, titles=["one", "other"])
+    figure.draw_without_rendering()
+    above, below = (axis.get_position() for axis in figure.axes)
+    assert above.y0 > below.y1
+    assert [axis.get_ylabel() for axis in figure.axes] == ["one", "other"]
+    assert not any(text.get_text() for text in figure.artists if isinstance(text, Text))

@@ -84,6 +84,7 @@ class AMDInterpreter(base.Explainer):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("references",)
+    of_distance: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -306,9 +306,9 @@ class View:
         self.method, self.explain = self.bench.methods[name], self.bench.explain[name]
 
     def map(self, image: Tensor, reference: Tensor, **options: Any) -> Tensor:
-        """Return the map (1, 1, h, w) of an image for a reference."""
+        """Return the map (1, 1, h, w) of an image for a reference: what makes them similar."""
         found: Tensor = self.explain(Subject(image, reference), interpolate_mode=None, **options)
-        return found
+        return -found if self.method.fact("of_distance") else found
 
     def margin(self) -> Tensor:
         """Return the query's map of why the right image is nearer than the wrong one."""

@@ -30,6 +30,7 @@ from reid_explain.errors import InputError
 from reid_explain.explainers.pairs import (
     PairExplainer,
     PairExplanation,
+    Places,
     Side,
     inner_products,
 )
@@ -60,8 +61,8 @@ class FeatureCosine(PairExplainer):
 
     is_control = True
 
-    def _pairs(self, query: Side, gallery: Side) -> PairExplanation:
-        first, second = self._features(query), self._features(gallery)
+    def _pairs(self, _sides: Sequence[Side], places: Sequence[Places]) -> PairExplanation:
+        first, second = places
         products = inner_products(*(self._weighted(side.vectors) for side in (first, second)))
         return PairExplanation(products, products, cosine(first.embeddings, second.embeddings))
 

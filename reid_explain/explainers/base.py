@@ -67,8 +67,9 @@ class Explainer(LayerAttribution):
     (``"embedding"``, ``"logits"`` or ``"pooled"``); ``needs``, the keywords of ``attribute``
     (``"references"``, ``"target"``); ``cost``, one ``"pass"``, a pass for each of the
     ``"channels"`` or of many ``"masks"``, or a ``"descent"``; ``is_control``, that it knows nothing
-    of the embedding; ``on_request``, that it is measured only where it is named; and
-    ``looks_inside``, that a function may not hide the model, or run it in another thread.
+    of the embedding; ``of_distance``, that its maps mark what keeps two images apart;
+    ``on_request``, that it is measured only where it is named; and ``looks_inside``, that a
+    function may not hide the model, or run it in another thread.
 
     Args:
         forward_func: The model, or any function of a batch of images (B, C, H, W) that returns
@@ -88,6 +89,7 @@ class Explainer(LayerAttribution):
     needs: ClassVar[tuple[str, ...]] = ()
     cost: ClassVar[str] = "pass"
     is_control: ClassVar[bool] = False
+    of_distance: ClassVar[bool] = False
     on_request: ClassVar[bool] = False
     looks_inside: ClassVar[bool] = False
 

@@ -4,13 +4,20 @@ Source: Shrack et al., Pairwise matching of intermediate representations for fin
 explainability, 2025, arXiv:2503.22881.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from reid_explain.explainers.gradient import gradient
-from reid_explain.explainers.pairs import PairExplainer, PairExplanation, Side, inner_products
+from reid_explain.explainers.pairs import (
+    PairExplainer,
+    PairExplanation,
+    Places,
+    Side,
+    inner_products,
+)
 from reid_explain.explainers.registry import EXPLAINERS
 from reid_explain.objectives import Objective, Verification
 from reid_explain.vectors import cosine, unit
@@ -57,10 +64,10 @@ class PairX(PairExplainer):
                 del part
         return torch.cat(maps)
 
-    def _pairs(self, query: Side, gallery: Side) -> PairExplanation:
-        first, second = self._features(query), self._features(gallery)
+    def _pairs(self, sides: Sequence[Side], places: Sequence[Places]) -> PairExplanation:
+        first, second = places
         relevance = []
-        for side, other in ((query, second.embeddings), (gallery, first.embeddings)):
+        for side, other in zip(sides, (second.embeddings, first.embeddings), strict=True):
             images, args = side.repeated(len(other)) if len(side.images) == 1 else side
             relevance.append(self._map(images, args, Verification(other))[:, 0].relu())
         return PairExplanation(

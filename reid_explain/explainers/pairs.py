@@ -1,5 +1,6 @@
 """Which place of one image goes with which place of another, and how much that counts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -175,10 +176,12 @@ class PairExplainer(ReferenceExplainer):
         sides = Side(images, args), Side(others, theirs)
         numbers = torch.arange(max(len(images), len(others)), device=images.device)
         with self._evaluation():
-            parts = [
-                self._pairs(*(side if len(side.images) == 1 else side.rows(part) for side in sides))
-                for part in torch.split(numbers, PAIRS)
-            ]
+            served = [self._features(side) if len(side.images) == 1 else None for side in sides]
+            parts = []
+            for part in torch.split(numbers, PAIRS):
+                own = [s if len(s.images) == 1 else s.rows(part) for s in sides]
+                places = [p or self._features(s) for p, s in zip(served, own, strict=True)]
+                parts.append(self._pairs(own, places))
         return PairExplanation(
             torch.cat([part.contributions for part in parts]),
             torch.cat([part.affinity for part in parts]),
@@ -196,14 +199,15 @@ class PairExplainer(ReferenceExplainer):
         rows = torch.arange(len(others), device=others.device).repeat_interleave(each)
         own = objective.forward_args
         theirs = args if own is None else rows_of(as_args(own), rows, len(others))
-        return self._pairs(Side(images, args), Side(others[rows], theirs)).query_map
+        sides = Side(images, args), Side(others[rows], theirs)
+        return self._pairs(sides, [self._features(side) for side in sides]).query_map
 
-    def _pairs(self, query: Side, gallery: Side) -> PairExplanation:
-        """Return the explanation of sides of B or 1 images."""
+    def _pairs(self, sides: Sequence[Side], places: Sequence[Places]) -> PairExplanation:
+        """Return the explanation of two sides of B or 1 images, and of what ``_features`` gives."""
         raise NotImplementedError
 
     def _features(self, side: Side) -> Places:
-        """Return the layer's own vectors of the places (B, h, w, C)."""
+        """Return the vectors of the places, by default the layer's own (B, h, w, C)."""
         parts = list(self._captures(*side))
         maps = torch.cat([self._as_map(part.activation, part.images) for part in parts])
         return Places(maps.permute(0, 2, 3, 1), torch.cat([part.result for part in parts]))

@@ -145,11 +145,12 @@ class PlaceToPlace(PairExplainer):
             maps.append(torch.einsum("bhwd,bd->bhw", places.vectors, direction)[:, None])
         return torch.cat(maps)
 
-    def _pairs(self, query: Side, gallery: Side) -> PairExplanation:
-        first, second = (
-            Places(*map(torch.cat, zip(*(places for _, places in self._places(side)), strict=True)))
-            for side in (query, gallery)
-        )
+    def _features(self, side: Side) -> Places:
+        found = (places for _, places in self._places(side))
+        return Places(*map(torch.cat, zip(*found, strict=True)))
+
+    def _pairs(self, _sides: Sequence[Side], places: Sequence[Places]) -> PairExplanation:
+        first, second = places
         similarity = cosine(first.embeddings, second.embeddings)
         lengths = first.embeddings.norm(dim=1) * second.embeddings.norm(dim=1)
         products = inner_products(first.vectors, second.vectors)

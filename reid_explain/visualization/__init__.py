@@ -8,7 +8,12 @@ from reid_explain.visualization.attributes import attribute_maps_figure, attribu
 from reid_explain.visualization.charts import Curve, curves_figure, interval_figure, training_figure
 from reid_explain.visualization.colors import overlay
 from reid_explain.visualization.layout import save_figure
-from reid_explain.visualization.maps import comparison_figure, explanation_figure, picture_figure
+from reid_explain.visualization.maps import (
+    comparison_figure,
+    explanation_figure,
+    picture_figure,
+    rank_figure,
+)
 from reid_explain.visualization.matches import matches_figure
 
 __all__ = [
@@ -22,6 +27,7 @@ __all__ = [
     "matches_figure",
     "overlay",
     "picture_figure",
+    "rank_figure",
     "save_figure",
     "training_figure",
 ]
