@@ -12,11 +12,14 @@ from torch import nn
 from reid_explain import ExtremalFAM, GradCAM, GradRAM, InputError, ScoreFAM
 from reid_explain.benchmark import Target
 from reid_explain.benchmark.methods import Method, Subject, all_methods, find_methods
+from reid_explain.explainers.attention import AttentionExplainer
+from reid_explain.explainers.registry import EXPLAINERS
 from reid_explain.inputs import InputSpec
 from reid_explain.models import build_model
+from reid_explain.models.timm_models import TimmNet
 
 IMAGES = torch.randn(3, 3, 64, 32, generator=torch.Generator().manual_seed(0))
-CONTROLS = ("ActivationMean", "Centre", "Random")
+CONTROLS = ("ActivationMean", "AttentionRollout", "Centre", "EigenCAM", "Random")
 
 
 def target(model: nn.Module, **options) -> Target:
@@ -24,11 +27,13 @@ def target(model: nn.Module, **options) -> Target:
 
 
 def quick_methods() -> dict[str, Method]:
-    """Those that need no training of their own, no descent and no thousand masks."""
+    """Those that need no training of their own, no attention, no descent, no thousand masks."""
     return {
         name: method
         for name, method in all_methods().items()
-        if method.fact("cost") not in ("masks", "descent") and name != "AMDInterpreter"
+        if method.fact("cost") not in ("masks", "descent")
+        and name != "AMDInterpreter"
+        and not issubclass(method.explainer, AttentionExplainer)
     }
 
 
@@ -43,9 +48,21 @@ def test_every_method_explains_what_it_says():
     logits = GradCAM(lambda x: model.classify(model(x)), layer)
     assert torch.equal(found["GradCAM"], logits.attribute(x, target=2))
     assert torch.equal(found["GradRAM"], GradRAM(model, layer).attribute(x, references))
-    assert tuple(methods)[-3:] == CONTROLS
+    assert tuple(methods)[-5:] == CONTROLS
     assert all(methods[name].fact("is_control") for name in CONTROLS)
     assert methods["ExtremalFAMFast"].fact("cost") == "descent"
+
+
+def test_attention_is_explained_whatever_the_layer_of_the_target():
+    shape = {"img_size": (64, 32), "depth": 2, "embed_dim": 24}
+    model = TimmNet("vit_tiny_patch16_224", **shape).eval()
+    nn.init.uniform_(model.net.norm.weight, generator=torch.Generator().manual_seed(0))
+    one = Target(model, spec=InputSpec((64, 32)))
+    subject = Subject(IMAGES[:1], IMAGES[1:2])
+    for name, kind in EXPLAINERS.items():
+        if isinstance(kind, type) and issubclass(kind, AttentionExplainer):
+            found = all_methods()[name].tried_on(one, subject)(subject, interpolate_mode=None)
+            assert found.shape == (1, 1, 4, 2)
 
 
 def test_batches_and_classes_by_hand():
