@@ -9,6 +9,7 @@ import timm
 import torch
 from nets import images
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 from reid_explain import (
@@ -25,7 +26,7 @@ from reid_explain import (
 )
 from reid_explain.benchmark.train_target import TargetTraining
 from reid_explain.capture import capture, find_layer
-from reid_explain.models import build_model, load_trained, save_trained
+from reid_explain.models import build_model, load_trained, open_checkpoint, save_trained
 from reid_explain.models.pooling import GlobalAveragePool
 from reid_explain.models.timm_models import TimmNet, check_timm_name, has_fixed_size
 
@@ -295,6 +296,139 @@ def test_images_of_another_size_than_a_fixed_one_are_an_error():
         model(images(2, (256, 128), dtype=torch.float32))
     free = TimmNet("test_vit", img_size=(64, 32), dynamic_img_size=True).eval()
     assert free(images(2, (96, 64), dtype=torch.float32)).shape == (2, 64)
+
+
+# Other poolings and necks, MiewID among them
+
+
+def generalized_mean(x, p):
+    return x.clamp(min=1e-6).pow(p).mean((2, 3)).pow(1 / p)
+
+
+def normed(norm, x):
+    return (x - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling", "by_hand"),
+    [
+        ("test_resnet", "gem", lambda f: generalized_mean(f, 3)),
+        ("test_convnext", "avg", lambda f: f.mean((2, 3))),
+        ("test_vit", "avg", lambda f: f[:, 1:].mean(1)),
+        ("test_vit", "token", lambda f: f[:, 0]),
+    ],
+)
+def test_poolings_and_what_follows_by_hand(name, pooling, by_hand):
+    model = made(name, pooling=pooling, reduced=6, neck="batch_norm", num_classes=3)
+    features = model.features(X)
+    pooled, layers = by_hand(features), model.reduction
+    torch.testing.assert_close(model.pool(features), pooled)
+    reduced = pooled @ layers.linear.weight.T + layers.linear.bias
+    torch.testing.assert_close(model(X), normed(layers.norm, reduced), rtol=1e-4, atol=1e-5)
+    assert (model.channels, model.embedding_dim) == (pooled.shape[1], 6)
+    assert model.logits(X).shape == (3, 3)
+    plain = made(name, pooling=pooling)
+    torch.testing.assert_close(plain(X), by_hand(plain.features(X)))
+    for explainer, options in ((GradFAM, {}), (ScoreFAM, {"max_scored_channels": 4})):
+        assert explained(explainer, model, **options).any()
+
+
+def test_a_batch_norm_behind_timms_own_head():
+    model = made("test_resnet", neck="batch_norm")
+    expected = normed(model.reduction.norm, in_timm("test_resnet", model)(X))
+    torch.testing.assert_close(model(X), expected)
+
+
+@pytest.mark.parametrize("pool", ["pooling.p", "global_pool.p", "backbone.global_pool.p"])
+def test_a_file_of_miewid(pool, tmp_path):
+    torch.manual_seed(0)
+    theirs = disturbed(timm.create_model("test_efficientnet", num_classes=4)).eval()
+    norm = disturbed(nn.Sequential(nn.BatchNorm1d(theirs.num_features))).eval()
+    state = {f"backbone.{key}": value for key, value in theirs.state_dict().items()}
+    state |= {f"bn.{key}": value for key, value in norm[0].state_dict().items()}
+    state |= {pool: torch.tensor([2.5]), "final.kernel": torch.ones(theirs.num_features, 9)}
+    torch.save(state, tmp_path / "w.bin")
+    model = open_checkpoint(tmp_path / "w.bin", name="timm/test_efficientnet")
+    pooled = generalized_mean(theirs.forward_features(X), 2.5)
+    torch.testing.assert_close(model(X), norm(pooled), rtol=1e-4, atol=1e-5)
+    assert model.input_spec.size == (440, 440)
+    save_trained(model, tmp_path / "m.json", {"name": "timm/test_efficientnet", **MIEW_ID})
+    assert torch.equal(load_trained(tmp_path / "m.json")(X), model(X))
+    torch.save(model.state_dict(), tmp_path / "own.pth")
+    own = open_checkpoint(tmp_path / "own.pth", name="timm/test_efficientnet")
+    assert torch.equal(own(X), model(X))
+
+
+MIEW_ID = {"pooling": "gem", "neck": "batch_norm"}
+
+
+def test_poolings_that_a_network_has_not():
+    with pytest.raises(InputError, match="pooling: got 'token', expected one of 'timm', 'avg', 'g"):
+        TimmNet("test_resnet", pooling="token")
+    with pytest.raises(InputError, match="pooling: got 'gem', expected one of 'timm', 'avg', 't"):
+        TimmNet("test_vit", pooling="gem")
+    with pytest.raises(InputError, match="neck: got 'bn'"):
+        TimmNet("test_resnet", neck="bn")
+
+
+# Folders and hubs
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A network as timm publishes it: weights, and a config that names its images."""
+    torch.manual_seed(3)
+    net = timm.create_model("test_vit", num_classes=0, img_size=64, depth=2)
+    images_of_it = {"input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.25] * 3}
+    config = {
+        **{"architecture": "test_vit", "num_classes": 0, "pretrained_cfg": images_of_it},
+        "model_args": {"img_size": 64, "depth": 2},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(net.state_dict(), tmp_path / "model.safetensors")
+    return tmp_path, net.eval()
+
+
+SQUARE = images(2, (64, 64), dtype=torch.float32)
+
+
+def test_a_folder_of_timm(folder):
+    place, theirs = folder
+    model = build_model(f"timm/local-dir:{place}", pretrained=True).eval()
+    torch.testing.assert_close(model(SQUARE), theirs(SQUARE))
+    assert model.input_spec.size == (64, 64)
+    assert model.input_spec.std == (0.25,) * 3
+    opened = open_checkpoint(place / "model.safetensors", name=f"timm/local-dir:{place}")
+    torch.testing.assert_close(opened(SQUARE), theirs(SQUARE))
+    assert has_fixed_size(f"local-dir:{place}")
+    maps = GradFAM(model, model.map_layer).attribute(SQUARE)
+    assert maps.any()
+
+
+def test_a_name_of_the_hub(folder, monkeypatch):
+    place, theirs = folder
+    hub, asked = timm.models._hub, []
+
+    def download(repo_id, filename, **options):
+        asked.append(repo_id)
+        return str(place / filename)
+
+    monkeypatch.setattr(hub, "download_from_hf", lambda i, f, **options: download(i, f))
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    model = build_model("timm/hf-hub:wild/vit", pretrained=True).eval()
+    torch.testing.assert_close(model(SQUARE), theirs(SQUARE))
+    assert {*asked} == {"wild/vit"}
+
+
+def test_places_that_are_not_there(tmp_path):
+    with pytest.raises(InputError, match="name: got 'local-dir:.*config.json"):
+        build_model(f"timm/local-dir:{tmp_path}", pretrained=False)
+    with pytest.raises(InputError, match="before the colon: got 'http', expected one of 'hf-hub'"):
+        build_model("timm/http:x", pretrained=False)
+    model = made("test_resnet")
+    save_trained(model, tmp_path / "m.json", {"name": f"timm/local-dir:{tmp_path}"})
+    with pytest.raises(InputError, match="which is read from no other place"):
+        load_trained(tmp_path / "m.json")
 
 
 # Names

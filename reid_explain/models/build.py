@@ -62,6 +62,8 @@ def network_of(name: str) -> type[EmbeddingNet]:
 
 def _factory(name: str, *, imports: bool = True) -> Callable[..., EmbeddingNet]:
     if name.startswith(PREFIX):
+        if ":" in name and not imports:
+            raise InputError("name", repr(name), f"{PREFIX}NAME, which is read from no other place")
         check_timm_name(name.removeprefix(PREFIX))
         return partial(TimmNet, name.removeprefix(PREFIX))
     if name not in MODELS and not (imports and ":" in name):

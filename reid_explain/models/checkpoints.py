@@ -17,7 +17,13 @@ from reid_explain.models.layouts import LAYOUTS, OWN, Layout, find_layout, first
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.openvino_graphs import read_openvino
 from reid_explain.models.state_dicts import listed, load_state_dict, read_state_dict
-from reid_explain.models.timm_models import PREFIX, TimmNet, has_fixed_size, timm_layout
+from reid_explain.models.timm_models import (
+    PREFIX,
+    TimmNet,
+    has_fixed_size,
+    timm_layout,
+    timm_settings,
+)
 
 Weights = Mapping[str, Tensor]
 GRAPHS = {".xml": read_openvino}
@@ -66,7 +72,7 @@ def open_checkpoint(
     else:
         found = {"name": name, "num_classes": class_count(weights)}
     if timm_name:
-        found["pretrained"] = False
+        found |= {"pretrained": False, **timm_settings(weights)}
         if input_spec is not None and has_fixed_size(timm_name):
             found["img_size"] = input_spec.size
     model = build_model(**(found | options))

@@ -2,8 +2,10 @@
 
 import difflib
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -12,17 +14,25 @@ from torch import Tensor, nn
 from torchvision.ops import Permute
 
 from reid_explain.capture import evaluation
-from reid_explain.checks import check_at_least, check_rows, describe
+from reid_explain.checks import check_at_least, check_choice, check_rows, describe
 from reid_explain.errors import InputError
 from reid_explain.inputs import InputSpec
 from reid_explain.models.layouts import LAYOUTS, OWN, Layout
 from reid_explain.models.network import EmbeddingNet
-from reid_explain.models.pooling import GlobalAveragePool
+from reid_explain.models.pooling import POOLINGS, GlobalAveragePool
 
 PREFIX = "timm/"
 """What stands before timm's name where ``build_model`` takes one."""
 LARGEST_OWN_MAP = 2
 """Trainable stages make maps of at most this many times the last map's height."""
+SOURCES = {"hf-hub": "load_model_config_from_hf", "local-dir": "load_model_config_from_path"}
+"""What stands before the colon of a name, and timm's function that reads ``config.json``."""
+MIEW_ID = (
+    (r"^(backbone\.)?(global_pool|pooling)\.p$", "pool.p"),
+    (r"^backbone\.", "net."),
+    (r"^bn\.", "reduction.norm."),
+)
+MIEW_ID_IMAGES = ((r"", InputSpec((440, 440))),)
 FREE_SIZE = ("dynamic_img_size", "strict_img_size")
 
 
@@ -42,9 +52,15 @@ class TimmNet(EmbeddingNet):
     leaves Grad-FAM little to explain.
 
     Args:
-        name: one of ``timm.list_models()``, with a tag of its weights if need be.
+        name: one of ``timm.list_models()``, with a tag of its weights if need be; or, as timm has
+            it, ``"hf-hub:OWNER/NAME"`` or ``"local-dir:FOLDER"``, where ``config.json`` names the
+            network and its images.
         num_classes: training identities; 0 builds no classifier. It is not timm's classifier.
-        pretrained: whether timm downloads its weights for ``name``.
+        pretrained: whether timm downloads its weights for ``name``, or reads those of the folder.
+        pooling: ``"timm"``, its head; or in its place ``"avg"``, the mean over the map or the
+            patches, ``"gem"``, the generalized mean over the map, or ``"token"``, the class token.
+        reduced: width of a linear layer behind the pooling; 0 for none.
+        neck: ``"batch_norm"`` behind these, as MiewID has it, or ``"none"``.
         options: of ``timm.create_model``, such as ``img_size=(H, W)`` of a network of fixed size.
 
     Raises:
@@ -55,13 +71,23 @@ class TimmNet(EmbeddingNet):
     card_settings = (
         *("num_classes", "img_size", "dynamic_img_size", "patch_size", "window_size"),
         *("embed_dim", "depth", "depths", "num_heads", "global_pool", "output_stride"),
+        *("pooling", "reduced", "neck"),
     )
 
     def __init__(
-        self, name: str, num_classes: int = 0, pretrained: bool = False, **options: Any
+        self,
+        name: str,
+        num_classes: int = 0,
+        pretrained: bool = False,
+        pooling: str = "timm",
+        reduced: int = 0,
+        neck: str = "none",
+        **options: Any,
     ) -> None:
         super().__init__()
         check_at_least("num_classes", num_classes, 0)
+        check_at_least("reduced", reduced, 0)
+        check_choice("neck", neck, ("batch_norm", "none"))
         self.name = name
         self.fixed_size = has_fixed_size(name) and not {*FREE_SIZE} & {*options}
         self.net = _create(name, pretrained, options)
@@ -71,12 +97,18 @@ class TimmNet(EmbeddingNet):
         with torch.no_grad(), evaluation(self, self):
             features = self._probe()
             self.gives_tokens = features.dim() == 3
-            mean_first = not self.gives_tokens and _begins_with_mean(self._head, features)
-            self.pool = GlobalAveragePool() if mean_first else self._head
-            self.neck = self._head_of_mean if mean_first else nn.Identity()
-            check_rows("options: what the head makes of F", self._head(features))
-            self.channels = self.pool(features).shape[1]
-            self.embedding_dim = self.embed(features).shape[1]
+            self.mean_first = False
+            if pooling == "timm":
+                check_rows("options: what the head makes of F", self._head(features))
+                self.mean_first = not self.gives_tokens and _begins_with_mean(self._head, features)
+                self.pool = GlobalAveragePool() if self.mean_first else self._head
+            else:
+                self.pool = self._pooling(pooling)
+            pooled = self.pool(features)
+            self.channels = pooled.shape[1]
+            width = self._behind(pooled).shape[1]
+        self.reduction = _reduction(width, reduced, neck)
+        self.embedding_dim = reduced or width
         norms = [layer for layer, _ in self.named_modules() if layer.endswith(".norm1")]
         self.map_layer = norms[-1] if self.gives_tokens and norms else "last_map"
         if num_classes:
@@ -114,6 +146,11 @@ class TimmNet(EmbeddingNet):
         out: Tensor = self.last_map(self.net.forward_features(x))
         return out
 
+    def neck(self, pooled: Tensor) -> Tensor:
+        """Return the embedding (B, D) of pooled maps or tokens (B, C)."""
+        out: Tensor = self.reduction(self._behind(pooled))
+        return out
+
     def resampled(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights whose position embeddings, of a square of patches, fit this network."""
         key, own = "net.pos_embed", getattr(self.net, "pos_embed", None)
@@ -134,9 +171,18 @@ class TimmNet(EmbeddingNet):
         out: Tensor = self.net.forward_head(features, pre_logits=True)
         return out
 
-    def _head_of_mean(self, pooled: Tensor) -> Tensor:
-        """Return the head's output for means (B, C): as for maps of one place."""
-        return self._head(pooled[:, :, None, None])
+    def _behind(self, pooled: Tensor) -> Tensor:
+        """Return what timm's head makes of means (B, C), as of maps of one place, if it is left."""
+        return self._head(pooled[:, :, None, None]) if self.mean_first else pooled
+
+    def _pooling(self, kind: str) -> nn.Module:
+        """Return a pooling in the place of timm's head."""
+        prefix = getattr(self.net, "num_prefix_tokens", 0)
+        known: dict[str, Callable[[], nn.Module]] = {**POOLINGS}
+        if self.gives_tokens:
+            known = {"avg": partial(PatchMean, prefix)} | ({"token": ClassToken} if prefix else {})
+        check_choice("pooling", kind, ("timm", *known))
+        return known[kind]()
 
     def _probe(self) -> Tensor:
         """Return F of one gray image."""
@@ -168,24 +214,62 @@ class TimmNet(EmbeddingNet):
 
 def has_fixed_size(name: str) -> bool:
     """Tell whether a network of timm takes images of one size, which ``img_size`` sets."""
-    check_timm_name(name)
-    return bool(timm_module().get_pretrained_cfg(name).fixed_input_size)
+    return bool(timm_config(name).get("fixed_input_size"))
 
 
 def timm_layout(name: str, names: Iterable[str], *, classes: bool = True) -> Layout:
-    """Return how a file of a network of timm names its weights, ``classes`` or not among them."""
-    check_timm_name(name)
+    """Return how a file of a network of timm names its weights, ``classes`` or not among them.
+
+    They may also be MiewID's: a network of timm, a generalized mean and a batch norm.
+    """
+    names = tuple(names)
     if any(key.startswith("net.") for key in names):
         return LAYOUTS[OWN]
-    classifier = timm_module().get_pretrained_cfg(name).classifier
-    own = rf"^{re.escape(classifier)}\." if isinstance(classifier, str) else r"^$"
+    classifier = timm_config(name).get("classifier")
+    own = rf"^(backbone\.)?{re.escape(classifier)}\." if isinstance(classifier, str) else r"^$"
+    if any(key.startswith("backbone.") for key in names):
+        return Layout(renames=MIEW_ID, extras=(own, r"^(final|fc)\."), inputs=MIEW_ID_IMAGES)
     if classes:
         return Layout(renames=((own, "classifier."), (r"^", "net.")))
     return Layout(renames=((r"^", "net."),), extras=(own,))
 
 
+def timm_settings(names: Iterable[str]) -> dict[str, Any]:
+    """Return the arguments of a ``TimmNet`` that names of ours show."""
+    told = {
+        "pool.p": {"pooling": "gem"},
+        "reduction.norm.weight": {"neck": "batch_norm"},
+    }
+    return {key: value for name in names for key, value in told.get(name, {}).items()}
+
+
+def timm_config(name: str) -> dict[str, Any]:
+    """Return timm's configuration of a network's weights, from a hub or folder if the name says so.
+
+    ``InputError`` if there is none.
+    """
+    timm, (source, colon, place) = timm_module(), name.partition(":")
+    if not colon:
+        check_timm_name(name)
+        return dict(timm.get_pretrained_cfg(name).to_dict())
+    check_timm_name(name)
+    try:
+        config, architecture, _ = getattr(timm.models._hub, SOURCES[source])(place)
+    except Exception as error:  # What a network or a garbled file raises is anybody's guess.
+        expected = "a repository or folder with timm's config.json"
+        raise InputError("name", f"{name!r} ({error})", expected) from error
+    return {**timm_config(architecture), **config}
+
+
 def check_timm_name(name: str) -> None:
-    """Raise unless ``name`` is a network of timm, with a tag of its weights or without."""
+    """Raise unless ``name`` is a network of timm, with a tag of its weights or without.
+
+    What comes from a hub or a folder is not looked up.
+    """
+    if ":" in name:
+        source = name.partition(":")[0]
+        check_choice("name: what stands before the colon", source, tuple(SOURCES))
+        return
     if not timm_module().is_model(name):
         close = difflib.get_close_matches(name, timm_module().list_models(), n=5)
         such = f", such as {', '.join(map(repr, close))}" if close else ""
@@ -206,8 +290,43 @@ def _create(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     """Return a network of timm without classifier."""
     try:
         return timm_module().create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except (OSError, RuntimeError) as error:
+        if ":" not in name:
+            raise
+        expected = "a repository or folder with timm's config.json, and weights if pretrained"
+        raise InputError("name", f"{name!r} ({error})", expected) from error
     except TypeError as error:
         raise InputError("options", f"{options} ({error})", f"options of {name}") from error
+
+
+class ClassToken(nn.Module):
+    """The first of tokens (B, T, C): (B, C)."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Pool ``tokens``."""
+        return tokens[:, 0]
+
+
+class PatchMean(nn.Module):
+    """The mean of tokens (B, T, C) behind the first ``prefix``: (B, C)."""
+
+    def __init__(self, prefix: int) -> None:
+        super().__init__()
+        self.prefix = prefix
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Pool ``tokens``."""
+        return tokens[:, self.prefix :].mean(dim=1)
+
+
+def _reduction(width: int, reduced: int, neck: str) -> nn.Sequential:
+    """Return what stands between the pooled vector (B, width) and the embedding."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    if reduced:
+        layers["linear"] = nn.Linear(width, reduced)
+    if neck == "batch_norm":
+        layers["norm"] = nn.BatchNorm1d(reduced or width)
+    return nn.Sequential(layers)
 
 
 def _input_spec(config: Mapping[str, Any], img_size: Any) -> InputSpec:
