@@ -17,13 +17,14 @@ from reid_explain import (
     GradFAM,
     GradRAM,
     InputError,
+    PlaceToPlace,
     Random,
     ScoreCAM,
     ScoreFAM,
 )
 from reid_explain.inputs import BGR_255, InputSpec
 from reid_explain.models.functions import FunctionNet
-from reid_explain.models.onnx_models import OnnxNet, onnx_layers
+from reid_explain.models.onnx_models import CutOnnxNet, OnnxNet, onnx_layers
 
 X = images(3, (12, 8), dtype=torch.float32)
 
@@ -230,6 +231,36 @@ def test_sizes_that_the_graph_leaves_open(graph):
     net = OnnxNet(graph(size=("height", "width")))
     other = images(2, (10, 14), dtype=torch.float32)
     torch.testing.assert_close(net(other), TWIN(other), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", ["batch", 2])
+def test_a_graph_cut_in_two_is_explained_place_to_place(graph, batch):
+    net = CutOnnxNet(graph(outputs=("embedding",), batch=batch))
+    torch.testing.assert_close(net(X), TWIN(X), rtol=1e-5, atol=1e-6)
+    expected = PlaceToPlace(TWIN, "relu", steps=8).explain(X[:1], X)
+    found = PlaceToPlace(net, net.map_layer, steps=8).explain(X[:1], X)
+    torch.testing.assert_close(found.contributions, expected.contributions, rtol=1e-3, atol=1e-5)
+    assert found.error.abs().max() < 1e-2
+    assert found.contributions.abs().max() > 0.01
+    with pytest.raises(InputError, match="layer: got an output that the result does not"):
+        PlaceToPlace(net.whole, net.whole.map_layer).explain(X[:1], X)
+
+
+def test_a_graph_with_a_way_around_the_layer_is_not_cut(onnx, tmp_path):
+    node, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    axes = onnx.numpy_helper.from_array(np.array([2, 3]), "axes")
+    nodes = [
+        node("Relu", ["x"], ["map"]),
+        node("Add", ["map", "x"], ["sum"]),
+        node("ReduceMean", ["sum", "axes"], ["embedding"], keepdims=0),
+    ]
+    ends = [info("x", 1, [1, 3, 4, 4])], [info("embedding", 1, [1, 3])]
+    body = onnx.helper.make_graph(nodes, "around", *ends, [axes])
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(body, opset_imports=opset, ir_version=9), tmp_path / "a.onnx")
+    assert CutOnnxNet(tmp_path / "a.onnx", "sum").map_layer == "activations"
+    with pytest.raises(InputError, match="activations: got 'map', expected a tensor through which"):
+        CutOnnxNet(tmp_path / "a.onnx", "map")
 
 
 def session_of(path):

@@ -68,29 +68,33 @@ def test_equal_similarities():
     assert equally_similar(right[:1], wrong) is None
 
 
-def test_both_images_lose_what_their_maps_mark(bench, retrieved):
-    """By loops over areas and fills, from maps that are known."""
+def test_either_image_loses_what_its_map_marks(bench, retrieved):
+    """By loops over areas, fills and sides, from maps that are known."""
     target = bench.target
     images = [side.image for side in (retrieved.query, retrieved.right)]
     maps = [torch.rand(1, 1, 32, 16, generator=torch.Generator().manual_seed(n)) for n in (0, 1)]
     bench.explain["GradRAM"] = lambda subject, **_: maps[not subject.images.equal(images[0])]
     found = View(retrieved, "GradRAM").deletion()
-    whole = F.cosine_similarity(*(target.embed(image) for image in images))
+    reach = []
     for fill in FILLS:
         lost, kept = [], []
-        for area in REMOVED:
-            without, alone = [], []
-            for image, map_, side in zip(
-                images, maps, (retrieved.query, retrieved.right), strict=True
-            ):
+        for side, map_, other in zip(
+            (retrieved.query, retrieved.right), maps, reversed(images), strict=True
+        ):
+            image, filled = side.image, side.fills[fill].expand_as(side.image)
+
+            def to_other(changed, other=other):
+                return float(F.cosine_similarity(target.embed(changed), target.embed(other)))
+
+            reach.append(to_other(image) - to_other(filled))
+            for area in REMOVED:
                 least = map_.flatten().sort(descending=True).values[round(area * 512) - 1]
                 highest = (map_ >= least).expand_as(image)
-                without.append(target.embed(torch.where(highest, side.fills[fill], image)))
-                alone.append(target.embed(torch.where(highest, image, side.fills[fill])))
-            lost.append(float(1 - F.cosine_similarity(*without) / whole))
-            kept.append(float(F.cosine_similarity(*alone) / whole))
-        assert found[f"deletion:{fill}"] == close(100 * sum(lost) / 3, abs=1e-3)
-        assert found[f"keeping:{fill}"] == close(100 * sum(kept) / 3, abs=1e-3)
+                lost.append(to_other(image) - to_other(torch.where(highest, filled, image)))
+                kept.append(to_other(torch.where(highest, image, filled)) - to_other(filled))
+        assert found[f"deletion:{fill}"] == close(100 * sum(lost) / 6, abs=1e-3)
+        assert found[f"keeping:{fill}"] == close(100 * sum(kept) / 6, abs=1e-3)
+    assert found["all"] == close(100 * sum(reach) / 8, abs=1e-3)
     means = [found[f"deletion:{fill}"] for fill in FILLS]
     assert found["deletion"] == close(sum(means) / 4, abs=1e-3)
     assert found["random_deletion"] != close(found["deletion"], abs=1e-2)
@@ -180,6 +184,7 @@ def test_a_run_from_end_to_end(tmp_path, capsys):
     said = capsys.readouterr().out
     assert [line.split()[0] for line in said.splitlines()[1:5]] == methods
     assert " leads " in said
+    assert "deletion and keeping of all pixels: " in said
     again = PairFaithfulness(queries=3, parts=("flips",)).run(
         target, world, methods=methods, output=tmp_path, resume=True
     )

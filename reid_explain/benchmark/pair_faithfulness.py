@@ -6,10 +6,18 @@
 
 A query comes with its nearest true match in another camera (the right image), the nearest image of
 somebody else (the wrong one), and a true match and an image of somebody else that are equally
-similar to it. The rows: one for each query and method. Columns, in percent: ``deletion``,
-``keeping`` and ``flips``, the means over fills of ``MEASURE:FILL``; ``random_`` and these, of
-random maps as smooth as the method's; ``auc:SCALAR``, 100 where the true one of the equally similar
-images has more of it, 50 where as much. NaN where a query has no such images.
+similar to it. The rows: one for each query and method. Columns: ``deletion`` and ``keeping``, in
+hundredths of the cosine, and ``flips``, in percent, the means over fills of ``MEASURE:FILL``;
+``random_`` and these, of random maps as smooth as the method's; ``all``, what deletion and keeping
+are of whole images; ``auc:SCALAR``, 100 where the true one of the equally similar images has more
+of it, 50 where as much. NaN where a query has no such images.
+
+Pixels are replaced in one image at a time, beside the other as it is: s is the cosine of the pair,
+b that of one image filled and the other whole; deletion is s less the cosine without the marked
+pixels, keeping the cosine with them alone less b, and ``all`` s - b; each is a mean over both
+sides. Where one fill replaces pixels of both images at once, fills resemble each other: two images
+of one color each have the cosine 1, and more is kept than there was. With different fills, masks
+still have the shape of a person in common.
 
 Methods are those that need references. One whose ``attribute`` takes ``against`` is asked why a
 reference is nearer than another; of the rest it is the difference of the maps for both.
@@ -52,6 +60,8 @@ from reid_explain.retrieval.embedded import relevance
 from reid_explain.vectors import cosine
 
 Part = Literal["deletion", "flips", "auc"]
+ALL = "all"
+"""The column of what deletion and keeping can reach."""
 MEASURES: Mapping[Part, Sequence[str]] = {
     "deletion": ("deletion", "keeping"),
     "flips": ("flips",),
@@ -106,19 +116,19 @@ class ExtremalPair(OfPairs):
 class PairFaithfulness(Task):
     """Whether the explanation of a match is true: what is left without what it marks.
 
-    Deletion: how much of the similarity of two images goes when the highest 10, 20 and 30 % of
-    both their maps are replaced. Keeping: how much of it stays when all else is. Flips: how often a
-    wrong image overtakes the right one when what the query's map of their margin marks is replaced.
-    All are means over areas and fills, beside random maps as smooth as the method's. AUC: how often
-    of two equally similar images the right one has more of a scalar of its explanation; 50 is
-    chance.
+    Deletion: how far the cosine of two images falls when the highest 10, 20 and 30 % of the map of
+    one are replaced. Keeping: how far it rises above that of a filled image when they alone stay.
+    Both are means over the two sides. Flips: how often a wrong image overtakes the right one when
+    what the query's map of their margin marks is replaced. All are means over areas and fills,
+    beside random maps as smooth as the method's. AUC: how often of two equally similar images the
+    right one has more of a scalar of its explanation; 50 is chance.
 
     Args:
         queries: how many, chosen at random
         parts: deletion (and keeping), flips, auc
 
     Source: Lu et al., Towards visual saliency explanations of face verification, WACV 2024, for
-    deletion and insertion of both images of a pair.
+    deletion and insertion in both images of a pair; there they are masked together.
     """
 
     queries: int = 40
@@ -148,6 +158,7 @@ class PairFaithfulness(Task):
     def columns(self, bench: Bench, method: str) -> list[str]:
         """Return the columns of the parts."""
         measured = [c for m in self._measures for prefix in PREFIXES for c in each(prefix + m)]
+        measured += [ALL] * ("deletion" in self.parts)
         scalars = scalars_of(bench.methods[method]) if "auc" in self.parts else ()
         return [*measured, *(f"auc:{name}" for name in scalars)]
 
@@ -172,20 +183,24 @@ class PairFaithfulness(Task):
         }
         rivals = {name: own for name, own in tables.items() if name not in bench.controls}
         leads = {name: lead({n: own[name] for n, own in rivals.items()}) for name in self._measures}
+        results: dict[str, Any] = {"queries": len(cases), "methods": methods, "leads": leads}
         text = []
         if measures:
             text += [layout(_beside_random(methods, measures, bench.controls))]
             text += [f"{measure}: {said}" for measure, said in leads.items() if said]
+        if "deletion" in self.parts:
+            whole = interval(next(iter(tables.values()))[ALL])
+            results |= {ALL: whole}
+            text += [f"deletion and keeping of all pixels: {cell(whole)}"]
         if aucs:
             pairs = int(next(iter(tables.values()))["auc:similarity"].count())
             text += [layout(metric_table(methods, aucs, bench.controls, f"AUC, {pairs} queries"))]
         text.append(
-            f"In %, with 95 % bootstrap intervals over the identities of {len(cases)} queries; "
-            "(random maps of the same smoothness); + where the lead over these or chance excludes "
-            "0; * control"
+            "Deletion and keeping in hundredths of the cosine, all else in %, with 95 % bootstrap "
+            f"intervals over the identities of {len(cases)} queries; (random maps of the same "
+            "smoothness); + where the lead over these or chance excludes 0; * control"
         )
         draw = metric_figure(methods, [*measures, *aucs], bench.controls)
-        results = {"queries": len(cases), "methods": methods, "leads": leads}
         return Report(results, "\n".join(text), {self.name: draw})
 
 
@@ -219,7 +234,7 @@ def each(measure: str) -> list[str]:
 
 
 def values(measure: str, shares: Tensor) -> dict[str, float]:
-    """Return the columns of a measure, in percent, from shares (fills, areas)."""
+    """Return the columns of a measure, times 100, from numbers (fills, areas)."""
     means = 100 * shares.mean(dim=1)
     return dict(zip(each(measure), [float(means.mean()), *means.tolist()], strict=True))
 
@@ -255,7 +270,7 @@ class Retrieved:
         similarity = cosine(own.embeddings, bench.embedded.embeddings)
         right, wrong = (mask.nonzero()[:, 0] for mask in (match, valid & ~match))
         nearest = [int(rows[similarity[rows].argmax()]) for rows in (right, wrong)]
-        self.goals = bench.embedded.embeddings[nearest]
+        self.embedding, self.goals = own.embeddings, bench.embedded.embeddings[nearest]
         self.similarity, other = similarity[nearest].tolist()
         self.is_right = self.similarity > other
         self.records = record, *(gallery[n] for n in nearest)
@@ -284,6 +299,24 @@ class Retrieved:
         image = self.bench.image(record)
         other = self.bench.image(self.bench.stranger(record, self.seed))
         return Side(image, {name: fill(image, other) for name, fill in FILLS.items()})
+
+    @cached_property
+    def filled(self) -> Tensor:
+        """The cosines (fills,) of either image filled with the other whole, mean over both."""
+        images = [torch.cat([*side.fills.values()]) for side in (self.query, self.right)]
+        return self.beside_other([self.bench.target.embed(each) for each in images])
+
+    def beside_other(self, embeddings: Sequence[Tensor]) -> Tensor:
+        """Return the cosines (...) of what became of the query and of the right image, (..., D).
+
+        It is compared with the other image as it is; the mean over both sides.
+        """
+        others = self.goals[0], self.embedding[0]
+        sides = [
+            cosine(each.flatten(0, -2), other[None]).view(each.shape[:-1])
+            for each, other in zip(embeddings, others, strict=True)
+        ]
+        return (sides[0] + sides[1]) / 2
 
     def random(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return a random map as smooth as each (1, 1, h, w)."""
@@ -320,16 +353,17 @@ class View:
         return map_ if self.method.fact("is_control") else map_ - self.map(found.image, found.wrong)
 
     def deletion(self) -> dict[str, float]:
-        """Return how much of the similarity goes with what both maps mark, and how much stays."""
+        """Return how far the cosine falls without what a map marks, and rises with that alone."""
         found = self.retrieved
         sides = found.query, found.right
         maps = [self.map(one.image, other.image) for one, other in (sides, sides[::-1])]
-        measured: dict[str, float] = {}
+        measured = {ALL: 100 * float(found.similarity - found.filled.mean())}
         for prefix, own in zip(PREFIXES, (maps, found.random(maps)), strict=True):
             for name, keep in (("deletion", False), ("keeping", True)):
                 ends = [found.left(*end, keep=keep) for end in zip(sides, own, strict=True)]
-                share = cosine(*ends) / found.similarity
-                measured |= values(prefix + name, share if keep else 1 - share)
+                left = found.beside_other(ends)
+                change = left - found.filled[:, None] if keep else found.similarity - left
+                measured |= values(prefix + name, change)
         return measured
 
     def flips(self) -> dict[str, float]:

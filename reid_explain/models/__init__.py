@@ -9,6 +9,7 @@ from reid_explain.models.graphs import GraphNet as GraphNet
 from reid_explain.models.mgn import MGN as MGN
 from reid_explain.models.mobilenetv2 import MobileNetV2 as MobileNetV2
 from reid_explain.models.network import EmbeddingNet as EmbeddingNet
+from reid_explain.models.onnx_models import CutOnnxNet as CutOnnxNet
 from reid_explain.models.onnx_models import OnnxNet as OnnxNet
 from reid_explain.models.onnx_models import onnx_layers as onnx_layers
 from reid_explain.models.openvino_graphs import read_openvino as read_openvino

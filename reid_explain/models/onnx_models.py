@@ -1,11 +1,13 @@
 """Graphs of ONNX as networks without gradients (extra: onnxruntime, and onnx to add outputs)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from reid_explain.errors import InputError
 from reid_explain.inputs import InputSpec
@@ -55,21 +57,83 @@ class OnnxNet(FunctionNet):
 
         Images of another size than the graph takes raise ``InputError``.
         """
-        batch, *size = self.input.shape
-        pairs = zip(size, images.shape[1:], strict=True)
-        if any(isinstance(fixed, int) and fixed != came for fixed, came in pairs):
-            raise InputError("inputs", images.shape, f"(B, {', '.join(map(str, size))})")
-        images = images.astype(DTYPES[self.input.type], copy=False)
-        step = batch if isinstance(batch, int) else len(images)
-        parts = [self._run(images[i : i + step], step) for i in range(0, len(images), step)]
-        activations, embeddings = (np.concatenate(made) for made in zip(*parts, strict=True))
+        activations, embeddings = _rows(self.session, self.outputs, images)
         return activations, embeddings
 
-    def _run(self, images: Array, batch: int) -> list[Array]:
-        """Return the outputs of the graph, which takes ``batch`` images, for at most so many."""
-        filled = np.concatenate([images, images[-1:].repeat(batch - len(images), axis=0)])
-        made = self.session.run(self.outputs, {self.input.name: filled})
-        return [array[: len(images)] for array in made]
+
+class CutOnnxNet(nn.Module):
+    """A graph of ONNX cut in two at a layer, for explainers that pass other outputs of the layer.
+
+    That is ``PlaceToPlace``, which needs no gradients::
+
+        net = CutOnnxNet("reid.onnx")
+        PlaceToPlace(net, net.map_layer).explain(query, gallery)
+
+    Args:
+        path: the file of a graph.
+        activations: as of :class:`OnnxNet`; all that reaches the embedding has to pass here.
+        embedding: as of :class:`OnnxNet`.
+        input_spec: as of :class:`OnnxNet`.
+
+    Raises:
+        InputError: as of :class:`OnnxNet`, or the embedding is reached by another way.
+    """
+
+    map_layer = "activations"
+    trainable_stages = ()
+
+    def __init__(
+        self,
+        path: str | Path,
+        activations: str | None = None,
+        embedding: str | None = None,
+        input_spec: InputSpec | None = None,
+    ) -> None:
+        super().__init__()
+        self.whole = OnnxNet(path, activations, embedding, input_spec)
+        self.input_spec = self.whole.input_spec
+        self.activations = nn.Identity()
+        layer, result = self.whole.outputs
+        self.head = _head(path, layer, result)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings (B, D) of images (B, 3, H, W), on their device."""
+        arrays = images.detach().to("cpu", torch.float32).contiguous().numpy()
+        maps = self.activations(torch.from_numpy(self.whole.run(arrays)[0]).to(images.device))
+        (embeddings,) = _rows(self.head, [self.whole.outputs[1]], maps.detach().cpu().numpy())
+        return torch.from_numpy(embeddings).to(images.device)
+
+
+def _rows(session: Any, outputs: Sequence[str], array: Array) -> list[Array]:
+    """Return the outputs of a graph for any number of rows; one of a fixed number gets so many.
+
+    Rows of another size than the graph takes raise ``InputError``.
+    """
+    (given,) = session.get_inputs()
+    size = given.shape[1:]
+    pairs = zip(size, array.shape[1:], strict=True)
+    if any(isinstance(fixed, int) and fixed != came for fixed, came in pairs):
+        raise InputError("inputs", array.shape, f"(B, {', '.join(map(str, size))})")
+    array = array.astype(DTYPES[given.type], copy=False)
+    step = given.shape[0] if isinstance(given.shape[0], int) else len(array)
+    parts = []
+    for start in range(0, len(array), step):
+        part = array[start : start + step]
+        filled = np.concatenate([part, part[-1:].repeat(step - len(part), axis=0)])
+        parts.append([made[: len(part)] for made in session.run(outputs, {given.name: filled})])
+    return [np.concatenate(made) for made in zip(*parts, strict=True)]
+
+
+def _head(path: str | Path, layer: str, result: str) -> Any:
+    """Return a session of the part of a graph between two of its tensors."""
+    onnx = require("onnx", "session", path)
+    whole = onnx.shape_inference.infer_shapes(onnx.load(path))
+    extractor = onnx.utils.Extractor(whole)
+    try:
+        return _opened(lambda: extractor.extract_model([layer], [result]).SerializeToString(), path)
+    except InputError as error:
+        expected = f"a tensor through which all passes that reaches {result!r}"
+        raise InputError("activations", repr(layer), expected) from error
 
 
 def onnx_layers(path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -104,14 +168,19 @@ def _open(path: str | Path, activations: str | None) -> tuple[Any, str | None]:
 
 def _session(path: str | Path, added: Sequence[str] = ()) -> Any:
     """Return a session on the CPU for the graph of a file, with tensors added to its outputs."""
-    runtime = require("onnxruntime", "session", path)
+    require("onnxruntime", "session", path)
     if not Path(path).is_file():
         raise InputError("session", f"no file {path}", "a graph of ONNX")
+    return _opened(lambda: _with_outputs(path, added) if added else str(path), path)
+
+
+def _opened(content: Callable[[], str | bytes], path: str | Path) -> Any:
+    """Return a session on the CPU for a graph that is, or is made of, that of a file."""
+    runtime = require("onnxruntime", "session", path)
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # Errors alone; PyTorch's graphs give a warning per batch norm.
     try:
-        content: str | bytes = _with_outputs(path, added) if added else str(path)
-        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(content(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no class of their own.
         got = f"{path} ({str(error).splitlines()[0]})"
         raise InputError("session", got, "a graph of ONNX that onnxruntime runs") from error
