@@ -6,6 +6,7 @@ from reid_explain.models.checkpoints import load_checkpoint as load_checkpoint
 from reid_explain.models.checkpoints import open_checkpoint as open_checkpoint
 from reid_explain.models.functions import FunctionNet as FunctionNet
 from reid_explain.models.graphs import GraphNet as GraphNet
+from reid_explain.models.huggingface import HuggingFaceNet as HuggingFaceNet
 from reid_explain.models.mgn import MGN as MGN
 from reid_explain.models.mobilenetv2 import MobileNetV2 as MobileNetV2
 from reid_explain.models.network import EmbeddingNet as EmbeddingNet
