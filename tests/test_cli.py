@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,19 +23,52 @@ FAST = ("--methods", "GradFAM")
 SMALL = ("--image-size", "64", "32")
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder of images, one of which is damaged, and a checkpoint; we are in it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+def filled(root):
+    """Return the folder with images, one of which is damaged, and a checkpoint."""
     generator = np.random.default_rng(0)
     for name in ("query.png", "people/a/1.png", "people/b 2/\u00e9.jpg", "people/c.png"):
-        path = tmp_path / name
+        path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(256, size=(64, 32, 3), dtype=np.uint8)).save(path)
-    (tmp_path / "people" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
-    torch.save({"state_dict": osnet_x0_25(0).state_dict()}, tmp_path / "osnet.pth")
-    return tmp_path
+    (root / "people" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    torch.save({"state_dict": osnet_x0_25(0).state_dict()}, root / "osnet.pth")
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder in which we are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return filled(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    """A folder of all that can be wrong with files."""
+    root = filled(tmp_path_factory.mktemp("damaged"))
+    for name in ("empty.jpg", "zero.pth"):
+        (root / name).touch()
+    for name in ("nothing", "x.html", "folder.jpg"):
+        (root / name).mkdir()
+    for whole, half in (("query.png", "half.png"), ("osnet.pth", "half.pth")):
+        data = (root / whole).read_bytes()
+        (root / half).write_bytes(data[: len(data) // 2])
+    Image.new("1", (20000, 20000)).save(root / "bomb.png")
+    torch.save({"state_dict": Code()}, root / "code.pth")
+    torch.save({"a": torch.ones(3)}, root / "other.pth")
+    weights = osnet_x0_25(0).state_dict()
+    torch.save({name: value * torch.nan for name, value in weights.items()}, root / "nan.pth")
+    (root / "net.xml").write_text("<net>")
+    (root / "card.json").write_text("{")
+    return root
+
+
+class Code:
+    """What a pickle may hold: a call."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("executed"),)
 
 
 def osnet():
@@ -45,6 +79,16 @@ def target():
     torch.manual_seed(0)
     model = osnet_x0_25(0).eval()
     return Target(model, spec=model.input_spec.replace(size=(64, 32)))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "RGBA", "L", "P", "1", "I;16"])
+def test_images_of_any_kind(folder, mode):
+    path = folder / ("\u4eba \u00fc.tif" if mode == "CMYK" else f"{mode[0]} x.png")
+    picture = Image.open(folder / "query.png")
+    picture = Image.new(mode, (32, 64), 40000) if mode == "I;16" else picture.convert(mode)
+    picture.save(path)
+    (loaded,) = explain.loaded("images", [path])
+    assert (loaded.mode, loaded.size) == ("RGB", (32, 64))
 
 
 @pytest.mark.slow
@@ -96,7 +140,7 @@ def test_a_folder_is_ranked_and_embedded_once(folder, capsys, monkeypatch):
     main(command)
     assert capsys.readouterr().out == first.out
     assert 3 in embedded  # query and two of the gallery, for the page
-    assert embedded.count(1) == 1  # the query; no image of the folder by itself
+    assert embedded.count(1) == 2  # the query, to check the model too; no image of the folder
     assert sum(embedded) == 4
 
 
@@ -197,13 +241,42 @@ def test_benchmarks_run_by_their_name(capsys):
         (["explain", "people/broken.jpg"], "images: got people/broken.jpg"),
         (["explain", "empty.jpg"], "images: got empty.jpg"),
         (["explain", "osnet.pth"], "images: got osnet.pth"),
+        (["explain", "folder.jpg"], "images: got folder.jpg"),
+        (["explain", "half.png"], "images: got half.png"),
+        (["explain", "bomb.png"], "images: got bomb.png"),
+        (["explain", "/dev/null"], "images: got /dev/null"),
+        (["explain", "query.png/x.jpg"], "images: got query.png/x.jpg"),
         (["explain", "query.png", "--output", "page.txt"], "output: got page.txt"),
         (["explain", "query.png", "--output", "x.html"], "output: got x.html"),
         (["explain", "query.png", "--methods", "LIME"], "methods: got LIME"),
         (["explain", "query.png", "--methods", "GradRAM"], "methods: got GradRAM"),
         (["explain", "query.png", "--weights", "absent.pth"], "absent.pth"),
         (["explain", "query.png", "--weights", "query.png"], "query.png"),
+        (["explain", "query.png", "--weights", "half.pth"], "half.pth (PytorchStreamReader"),
+        (["explain", "query.png", "--weights", "zero.pth"], "zero.pth (EOFError)"),
+        (["explain", "query.png", "--weights", "code.pth"], "code.pth, whose content is no"),
+        (["explain", "query.png", "--weights", "other.pth"], "other.pth with a"),
+        (["explain", "query.png", "--weights", "nan.pth", *SMALL], "embeddings of the model: got"),
+        (["explain", "query.png", "--weights", "people"], "people"),
+        (["explain", "query.png", "--weights", "net.xml"], "net.xml"),
+        (["explain", "query.png", "--weights", "card.json"], "card: got card.json"),
+        (["explain", "query.png", "--model", "resnet50", "--weights", "osnet.pth"], "missing: "),
         (["explain", "query.png", "--model", "vgg"], "vgg"),
+        (
+            ["explain", "query.png", "--model", "os:system"],
+            "model: got os:system (system() missing",
+        ),
+        (["explain", "query.png", "--model", "os:getpid"], "model: got os:getpid, which returned"),
+        (["explain", "query.png", "--model", "absent:Net"], "absent:Net"),
+        (["explain", "query.png", "--image-size", "0", "0"], "size: got (0, 0)"),
+        (
+            ["explain", "query.png", "--weights", "osnet.pth", "--image-size", "3", "3"],
+            "image size: got (3, 3)",
+        ),
+        (["explain", "query.png", *FAST, "--output", "query.png/page.html"], "output: got query"),
+        (["explain", "query.png", *FAST, "--output", "/proc/page.html"], "output: got /proc"),
+        (["match", "query.png", "people/c.png", "--threshold", "nan"], "threshold: got nan"),
+        (["rank", "query.png", "--gallery", "people", "--threshold", "7"], "threshold: got 7"),
         (["explain", "query.png", "--layer", "layer9"], "layer: got"),
         (["explain", "query.png", "--device", "cuda:9"], "device: got cuda:9"),
         (["match", "query.png"], "gallery: got none"),
@@ -218,18 +291,17 @@ def test_benchmarks_run_by_their_name(capsys):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_is_wrong_is_one_line(folder, command, message):
-    (folder / "empty.jpg").touch()
-    (folder / "nothing").mkdir()
-    (folder / "x.html").mkdir()
-    before = {path for path in folder.rglob("*")}
+def test_what_is_wrong_is_one_line(damaged, monkeypatch, command, message):
+    monkeypatch.chdir(damaged)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = {path for path in damaged.rglob("*")}
     with pytest.raises(SystemExit) as error:
         main(command)
     text = str(error.value)
     assert text.startswith("reid-explain: ")
     assert message in text
     assert "\n" not in text
-    assert {path for path in folder.rglob("*")} == before
+    assert {path for path in damaged.rglob("*")} == before
 
 
 def test_a_query_is_explained_once_where_no_reference_is_needed(folder):

@@ -1,6 +1,7 @@
 """The page: what it holds, and what a browser makes of it."""
 
 import base64
+import errno
 import json
 import re
 import shutil
@@ -115,8 +116,24 @@ def test_what_does_not_fit_is_an_error(tmp_path, changes, message):
 
 
 def test_a_file_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
     with pytest.raises(InputError, match="output: got"):
-        write_report(report(), tmp_path / "absent" / "page.html")
+        write_report(report(), tmp_path / "file" / "page.html")
+
+
+def test_a_full_disk_leaves_the_page_of_before(tmp_path, monkeypatch):
+    page = write_report(report(), tmp_path / "page.html")
+    before = page.read_bytes()
+
+    def full(path, text, **options):
+        path.write_bytes(text.encode()[:1000])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(InputError, match=r"page.html \(.*No space left"):
+        write_report(report(), page)
+    assert page.read_bytes() == before
+    assert [*tmp_path.iterdir()] == [page]
 
 
 @pytest.fixture(scope="module")

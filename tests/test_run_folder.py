@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reid_explain import InputError
-from reid_explain.benchmark.run import COLUMNS, Row, Rows, atomic, claim, write_json
+from reid_explain.benchmark.run import COLUMNS, Row, Rows, claim, write_json
+from reid_explain.files import atomic
 
 
 def row(case: str, method: str = "GradFAM", **values: float) -> Row:

@@ -15,6 +15,7 @@ LAYERS = (
     (
         "attention.py",
         "capture.py",
+        "files.py",
         "fills.py",
         "memory_format.py",
         "vectors.py",

@@ -34,7 +34,7 @@ from reid_explain.benchmark.command_line import (
     open_model,
     read,
 )
-from reid_explain.benchmark.run import atomic, claim, read_settings, versions, write_json
+from reid_explain.benchmark.run import claim, read_settings, versions, write_json
 from reid_explain.benchmark.target import Target
 from reid_explain.datasets.labels import (
     THRESHOLDS,
@@ -49,6 +49,7 @@ from reid_explain.datasets.labels import (
 from reid_explain.datasets.records import ReIDDataset
 from reid_explain.datasets.registry import SYNTHETIC, open_dataset
 from reid_explain.errors import InputError
+from reid_explain.files import atomic
 from reid_explain.visualization import training_figure
 
 FILE = "interpreter.safetensors"

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 import tyro
+from torch import nn
 
 from reid_explain.benchmark.methods import method_names
 from reid_explain.benchmark.target import Precision, Target
@@ -163,8 +164,7 @@ def open_model(name: str, weights: Path | None, *, untrained: bool = False) -> E
             they are of no network that can be told from them.
     """
     if ":" in name:
-        make = MODELS.resolve(name)
-        return make(weights) if weights else make()
+        return _made(name, MODELS.resolve(name), weights)
     if weights is None and name == SHIPPED:
         return load_pretrained(name)
     if weights is None and untrained:
@@ -174,3 +174,15 @@ def open_model(name: str, weights: Path | None, *, untrained: bool = False) -> E
     if weights.suffix == ".json":
         return load_trained(weights)
     return open_checkpoint(weights, name=None if name == SHIPPED else name)
+
+
+def _made(name: str, make: Callable[..., Any], weights: Path | None) -> Any:
+    """Return the network that a function of the user's makes."""
+    expected = "a function that returns a network, of the weights if there are any"
+    try:
+        model = make(weights) if weights else make()
+    except TypeError as error:
+        raise InputError("model", f"{name} ({error})", expected) from error
+    if not isinstance(model, nn.Module):
+        raise InputError("model", f"{name}, which returned {model!r}", expected)
+    return model

@@ -26,12 +26,13 @@ from torch import Tensor
 from reid_explain.benchmark.command_line import TargetOptions, one_line_errors, read
 from reid_explain.benchmark.methods import find_methods, method_names, pair_methods
 from reid_explain.benchmark.part_to_part import SHOWN, FeatureCosine, FeatureProduct
-from reid_explain.benchmark.run import atomic, write_json
+from reid_explain.benchmark.run import write_json
 from reid_explain.benchmark.tables import cell, interval, layout, named
 from reid_explain.benchmark.target import Target
 from reid_explain.capture import evaluation
 from reid_explain.checks import check_at_least
 from reid_explain.explainers.pairs import PairExplanation
+from reid_explain.files import atomic
 from reid_explain.visualization import matches_figure
 
 STRIDE = 32

@@ -14,8 +14,9 @@ from torch import Tensor
 from reid_explain.benchmark.causal import PAIRED, SINGLE
 from reid_explain.benchmark.methods import controls
 from reid_explain.benchmark.metrics import METRICS, Metric
-from reid_explain.benchmark.run import atomic, by_method
+from reid_explain.benchmark.run import by_method
 from reid_explain.benchmark.tables import cell, named, summary
+from reid_explain.files import atomic
 from reid_explain.statistics import Interval, rank_agreement
 
 METRIC_NAMES = ("keeping", "removal", "insertion_auc", "deletion_auc", "road")

@@ -10,8 +10,7 @@ import platform
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -19,10 +18,10 @@ import captum
 import pandas as pd
 import torch
 import torchvision
-from safetensors import SafetensorError
 
 import reid_explain
 from reid_explain.errors import InputError
+from reid_explain.files import atomic, named_errors, partial_of
 
 SETTINGS = "settings.json"
 COLUMNS = ("task", "case", "identity", "method", "metric", "value")
@@ -163,7 +162,7 @@ def claim(folder: Path, settings: Mapping[str, Any], *, resume: bool, rank: int 
 
 def _created(path: Path, text: str) -> bool:
     """Create a file, whole, unless another process was faster; tell whether it is ours."""
-    partial = _partial(path)
+    partial = partial_of(path)
     try:
         with named_errors(path):
             partial.write_text(text, encoding="utf-8")
@@ -175,10 +174,6 @@ def _created(path: Path, text: str) -> bool:
     return True
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-
-
 def read_settings(folder: Path) -> dict[str, Any]:
     """Return the settings of the run in a folder, or raise an ``InputError``."""
     try:
@@ -186,28 +181,6 @@ def read_settings(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError("run", f"{folder} ({error})", "the output folder of a run") from error
     return settings
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a path to write to, which becomes ``path`` at the end, whole or not at all."""
-    partial = _partial(path)
-    try:
-        with named_errors(path):
-            yield partial
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def named_errors(path: Path) -> Iterator[None]:
-    """Name the file in errors of the operating system, such as a full disk."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        number = getattr(error, "errno", None)
-        raise OSError(number, os.strerror(number) if number else str(error), str(path)) from error
 
 
 def write_json(path: Path, value: Any) -> None:

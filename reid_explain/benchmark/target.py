@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reid_explain.capture import evaluation, find_layer, token_grid_of
+from reid_explain.checks import check_finite
 from reid_explain.errors import InputError
 from reid_explain.explainers.layout import as_map
 from reid_explain.inputs import InputSpec
@@ -122,6 +123,7 @@ class Target:
             raise InputError("image size", came, f"one that {self.label} takes") from error
         if embedded.dim() != 2:
             raise InputError("model", f"a result {tuple(embedded.shape)}", "embeddings (B, D)")
+        check_finite("embeddings of the model", embedded)
         return predicted
 
     def settings(self) -> dict[str, Any]:

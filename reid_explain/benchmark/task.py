@@ -28,7 +28,6 @@ from reid_explain.benchmark.run import (
     Group,
     Row,
     Rows,
-    atomic,
     by_method,
     claim,
     versions,
@@ -41,6 +40,7 @@ from reid_explain.datasets.records import Record, ReIDDataset, Role
 from reid_explain.datasets.registry import SYNTHETIC, open_dataset
 from reid_explain.errors import InputError
 from reid_explain.explainers.layout import upsample
+from reid_explain.files import atomic
 from reid_explain.retrieval import Embedded, Gallery, embed_records
 
 Item = TypeVar("Item")

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from reid_explain.benchmark.causal_attributes import groups_of
 from reid_explain.benchmark.command_line import TargetOptions, one_line_errors, read
-from reid_explain.benchmark.run import atomic, claim
+from reid_explain.benchmark.run import claim
 from reid_explain.benchmark.target import Target
 from reid_explain.checks import check_at_least
 from reid_explain.counterfactual import AttributeEditor, save_editor
@@ -34,6 +34,7 @@ from reid_explain.counterfactual.trainer import (
     values_of,
 )
 from reid_explain.datasets.registry import SYNTHETIC, open_dataset
+from reid_explain.files import atomic
 from reid_explain.training.schedule import learning_rate_factor
 
 GIVERS = 3

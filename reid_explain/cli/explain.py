@@ -46,7 +46,6 @@ class PageOptions:
 
     def write(self, report: Report) -> None:
         """Write a report and say where."""
-        self.output.parent.mkdir(parents=True, exist_ok=True)
         print(write_report(report, self.output))
 
 
@@ -90,6 +89,7 @@ class Match:
 
     def run(self) -> None:
         """Explain, write the page."""
+        check_threshold(self.threshold)
         methods = self.page.chosen(*views.PAIRS)
         target, images = opened(self.target, query=[self.query], gallery=self.gallery)
         names = [path.name for path in (self.query, *self.gallery)]
@@ -119,6 +119,7 @@ class Rank:
     def run(self) -> None:
         """Embed, rank, explain, write the page."""
         check_at_least("top", self.top, 1)
+        check_threshold(self.threshold)
         methods = self.page.chosen(*views.PAIRS)
         target, image = opened(self.target, query=[self.query])
         index = index_folder(self.gallery, target)
@@ -195,11 +196,19 @@ class Demo:
         self.page.write(report)
 
 
+def check_threshold(threshold: float | None) -> None:
+    """Raise unless a threshold is None or a cosine."""
+    if threshold is not None and not -1 <= threshold <= 1:
+        raise InputError("threshold", threshold, "a similarity, from -1 to 1")
+
+
 def opened(options: TargetOptions, **files: Sequence[Path]) -> tuple[Target, Tensor]:
     """Return a model and its input (N, 3, H, W), the images of files by argument."""
     pictures = [picture for each in files.items() for picture in loaded(*each)]
     target = options.open()
-    return target, tensors(target, pictures)
+    images = tensors(target, pictures)
+    target.check(images[:1])
+    return target, images
 
 
 def loaded(argument: str, paths: Sequence[Path]) -> list[Any]:

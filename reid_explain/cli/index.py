@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from reid_explain.benchmark.run import atomic
 from reid_explain.benchmark.target import BATCH_SIZE, Target
 from reid_explain.datasets.folder import IMAGE_SUFFIXES
 from reid_explain.errors import InputError
+from reid_explain.files import atomic
 from reid_explain.inputs import load_image
 from reid_explain.tensor_files import read_tensors, write_tensors
 

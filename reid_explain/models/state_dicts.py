@@ -92,7 +92,8 @@ def _read(path: Path) -> Any:
         expected = "a checkpoint of tensors and plain containers only"
         raise InputError("path", got, expected) from error
     except Exception as error:  # What garbage raises in a reader is anybody's guess.
-        raise InputError("path", f"{path} ({error})", "a readable checkpoint") from error
+        reason = str(error).split(". ")[0] or type(error).__name__
+        raise InputError("path", f"{path} ({reason})", "a readable checkpoint") from error
 
 
 def _numpy_scalars() -> list[Any]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from reid_explain.errors import InputError
 from reid_explain.explainers.pairs import Matches, PairExplanation
+from reid_explain.files import atomic
 from reid_explain.visualization.colors import (
     GLOW,
     SIGNED_GLOW,
@@ -97,7 +98,7 @@ class Report:
 
 
 def write_report(report: Report, path: str | Path) -> Path:
-    """Write a report as one HTML file and return its path.
+    """Write a report as one HTML file, whole or not at all, and return its path.
 
     Raises:
         InputError: There is no entry, an image or a map does not fit, or the file cannot be
@@ -109,11 +110,14 @@ def write_report(report: Report, path: str | Path) -> Path:
     loader.policies["json.dumps_kwargs"] = {"sort_keys": False}
     page = loader.from_string(TEMPLATE.read_text(encoding="utf-8"))
     html = page.render(title=report.title, facts=report.facts, data=as_json(report))
+    path = Path(path)
     try:
-        Path(path).write_text(html, encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as partial:
+            partial.write_text(html, encoding="utf-8")
     except OSError as error:
         raise InputError("output", f"{path} ({error})", "a file that can be written") from error
-    return Path(path)
+    return path
 
 
 def as_json(report: Report) -> dict[str, Any]:
