@@ -164,7 +164,8 @@ def open_model(name: str, weights: Path | None, *, untrained: bool = False) -> E
             they are of no network that can be told from them.
     """
     if ":" in name:
-        return _made(name, MODELS.resolve(name), weights)
+        made: EmbeddingNet = _made(name, MODELS.resolve(name), weights)
+        return made
     if weights is None and name == SHIPPED:
         return load_pretrained(name)
     if weights is None and untrained:
