@@ -21,9 +21,19 @@ from PIL import Image
 from skimage import data
 from timm.data import ImageNetInfo
 
-from reid_explain import CGRAM, RAM, ActivationMean, ExtremalFAM, GradFAM, GradRAM, ScoreFAM
+from reid_explain import (
+    CGRAM,
+    RAM,
+    ActivationMean,
+    ExtremalFAM,
+    GradFAM,
+    GradRAM,
+    PlaceToPlace,
+    ScoreFAM,
+)
+from reid_explain.benchmark.disparity import Scene, View
 from reid_explain.models import TimmNet
-from reid_explain.visualization import comparison_figure
+from reid_explain.visualization import comparison_figure, matches_figure
 
 # %%
 # The network
@@ -138,6 +148,24 @@ figure = draw([image for pair in pairs for image in pair], maps, titles)
 # Of the motorcycle CG-RAM's maps are not right: part of the shelf is on one, and the two sides
 # disagree. It follows what would bring the two *still closer*, and where two images all but agree
 # there is little to follow; see :doc:`/gallery/plot_explain_match`.
+
+# %%
+# Which place goes with which
+# ---------------------------
+# The two photographs of the motorcycle are a stereo pair: of each pixel of the left one it is known
+# where it lies in the right one. So the lines can be checked, and the best right place of each left
+# place: does it show a quarter of the same pixels? ``benchmarks/disparity.py`` compares methods.
+
+sides = [shown_to(model, pixels, side=576) for pixels in (left, right)]
+found = PlaceToPlace(model, layer).explain(*sides)
+grids = [tuple(found.contributions.shape[1:3]), tuple(found.contributions.shape[3:])]
+(best,) = found.top(12, apart=2)
+view = View(found, Scene.motorcycle(), k=12)
+print(f"the twelve lines    {view.lines().mean():.0f} % are right")
+print(f"every place's best  {view.of(view.best())['nearest'].mean():.0f} % are right")
+print(f"chance              {view.chance()['nearest']:.1f} %")
+pixels = [model.input_spec.to_rgb(image)[0] for image in sides]
+figure = matches_figure(*pixels, best, grids, titles=["left", "right"], figure=plt.figure())
 
 # %%
 # One image, two answers

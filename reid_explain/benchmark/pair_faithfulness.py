@@ -15,9 +15,9 @@ of it, 50 where as much. NaN where a query has no such images.
 Pixels are replaced in one image at a time, beside the other as it is: s is the cosine of the pair,
 b that of one image filled and the other whole; deletion is s less the cosine without the marked
 pixels, keeping the cosine with them alone less b, and ``all`` s - b; each is a mean over both
-sides. Where one fill replaces pixels of both images at once, fills resemble each other: two images
-of one color each have the cosine 1, and more is kept than there was. With different fills, masks
-still have the shape of a person in common.
+sides. Where one fill replaces pixels of both images at once, the fills resemble each other as much
+as the images do, and more is kept than there was. With different fills, masks still have the shape
+of a person in common.
 
 Methods are those that need references. One whose ``attribute`` takes ``against`` is asked why a
 reference is nearer than another; of the rest it is the difference of the maps for both.
