@@ -178,3 +178,10 @@ def _numbers(name: str, given: Any, count: int | None, kind: type, above: float)
 
 BGR_255 = InputSpec(mean=(0, 0, 0), std=(1, 1, 1), scale=255, channels="BGR")
 """Pixels of 0 to 255 with blue first, as OpenCV reads them and graphs from OpenVINO take them."""
+PIXELS = {
+    "imagenet": InputSpec(),
+    "rgb": InputSpec(mean=(0, 0, 0), std=(1, 1, 1)),
+    "rgb255": BGR_255.replace(channels="RGB"),
+    "bgr255": BGR_255,
+}
+"""How pixels become numbers, by name."""

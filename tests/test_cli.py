@@ -1,5 +1,6 @@
 """The command line: pages from files, an index beside a folder, one line for what is wrong."""
 
+import dataclasses
 import errno
 import os
 import sys
@@ -17,6 +18,7 @@ from reid_explain.benchmark.target import Target
 from reid_explain.cli import explain
 from reid_explain.cli.__main__ import COMMANDS, main
 from reid_explain.cli.index import index_folder
+from reid_explain.inputs import BGR_255, InputSpec
 from reid_explain.models import osnet_x0_25
 
 FAST = ("--methods", "GradFAM")
@@ -209,9 +211,19 @@ def test_the_demo_finds_the_person(folder):
     assert (folder / "explanation.html").stat().st_size < 15_000_000
 
 
+def test_pixels(folder):
+    options = explain.TargetOptions(weights=folder / "osnet.pth", image_size=(64, 32))
+    told = dataclasses.replace(options, pixels="bgr255").open().spec
+    assert options.open().spec == InputSpec((64, 32))
+    assert told == BGR_255.replace(size=(64, 32))
+
+
 def test_models_and_the_doctor(folder, capsys):
     main(["models"])
-    assert "osnet_x0_25" in capsys.readouterr().out.splitlines()
+    told = capsys.readouterr().out
+    assert "osnet_x0_25" in told.splitlines()
+    assert "fast-reid" in told
+    assert ".xml, .onnx" in told
     main(["doctor", *osnet()])
     out = capsys.readouterr().out
     assert "images 64 x 32 to 512 numbers" in out

@@ -10,7 +10,7 @@ from conftest import SHARED, present
 from nets import TWIN, images
 
 from reid_explain import CGRAM, GradFAM, InputError, ScoreFAM
-from reid_explain.inputs import BGR_255, InputSpec
+from reid_explain.inputs import BGR_255, InputSpec, load_image
 from reid_explain.models import GraphNet, OpenVinoNet, open_checkpoint, read_openvino
 from reid_explain.models.openvino_graphs import OPERATORS
 
@@ -367,12 +367,22 @@ def test_without_openvino(monkeypatch, tmp_path):
 
 @pytest.mark.real_data
 @pytest.mark.slow
-def test_a_published_network_is_that_of_the_runtime(openvino):
-    path = present(SHARED / "weights" / "openvino" / "person-reidentification-retail-0277.xml")
-    net, box = open_checkpoint(path), OpenVinoNet(path)
-    assert (net.map_layer, net.has_seam, net.embedding_dim) == ("1126", True, 256)
-    assert net.maps["1126"] == (512, 16, 8)
-    inputs = net.input_spec.from_rgb(images(2, (256, 128), dtype=torch.float32).sigmoid())
-    torch.testing.assert_close(net(inputs), box(inputs), rtol=0, atol=1e-4)
-    torch.testing.assert_close(net.embed(net.features(inputs)), net(inputs))
-    assert GradFAM(net, net.map_layer).attribute(inputs).amax(dim=(1, 2, 3)).gt(0).all()
+@pytest.mark.parametrize(
+    ("name", "layer", "shape"),
+    [("0277.xml", "1126", (512, 16, 8)), ("0267.onnx", "1150", (256, 16, 8))],
+)
+def test_published_networks_are_those_of_the_runtime(openvino, market_root, name, layer, shape):
+    path = present(SHARED / "weights" / "openvino" / f"person-reidentification-retail-{name}")
+    box = OpenVinoNet(path)
+    net = open_checkpoint(path, input_spec=box.input_spec)
+    assert (net.map_layer, net.has_seam, net.embedding_dim) == (layer, True, 256)
+    assert net.maps[layer] == shape
+    photo = load_image(next(market_root.glob("query/*.jpg")))
+    image = net.input_spec.to_tensor(photo)[None]
+    torch.testing.assert_close(net(image), box(image), rtol=0, atol=1e-4)
+    torch.testing.assert_close(net.embed(net.features(image)), net(image))
+    expected = ScoreFAM(box, box.map_layer, max_scored_channels=4).attribute(image)
+    found = ScoreFAM(net, net.map_layer, max_scored_channels=4).attribute(image)
+    scale = expected.amax()
+    torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-3)
+    assert GradFAM(net, net.map_layer).attribute(image).amax() > 0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import tyro
@@ -17,6 +17,7 @@ from reid_explain.benchmark.target import Precision, Target
 from reid_explain.benchmark.task import Task
 from reid_explain.datasets.registry import SYNTHETIC, open_dataset
 from reid_explain.errors import InputError
+from reid_explain.inputs import PIXELS
 from reid_explain.models.build import MODELS, build_model
 from reid_explain.models.checkpoints import open_checkpoint
 from reid_explain.models.network import EmbeddingNet
@@ -37,6 +38,8 @@ class TargetOptions:
         weights: a checkpoint, or the .json card that train_target.py wrote
         layer: dotted name; by default the last map of the model
         image_size: height and width of its images; by default what the model says
+        pixels: how they become numbers, where the model does not say: imagenet (its mean and
+            deviation), rgb (0 to 1), rgb255, bgr255 (0 to 255, as files of OpenVINO take them)
         device: cpu, cuda (one GPU per process), cuda:1, ...
         precision: of the model
     """
@@ -45,6 +48,7 @@ class TargetOptions:
     weights: Path | None = None
     layer: str | None = None
     image_size: tuple[int, int] | None = None
+    pixels: Literal["imagenet", "rgb", "rgb255", "bgr255"] | None = None
     device: str = "cpu"
     precision: Precision = "float32"
 
@@ -64,6 +68,11 @@ class TargetOptions:
         model = open_model(self.model, self.weights, untrained=untrained).eval().to(device)
         model.to(memory_format=torch.channels_last)
         spec = model.input_spec
+        if self.pixels is not None:
+            wanted = PIXELS[self.pixels]
+            spec = wanted.replace(
+                size=spec.size, resize=spec.resize, interpolation=spec.interpolation
+            )
         if self.image_size is not None:
             spec = spec.replace(size=self.image_size)
         return Target(model, self.layer, spec, device, self.precision, self.label)

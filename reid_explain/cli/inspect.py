@@ -10,10 +10,13 @@ from reid_explain.benchmark.command_line import SHIPPED, TargetOptions
 from reid_explain.benchmark.run import versions
 from reid_explain.explainers.fam import GradFAM
 from reid_explain.models.build import MODELS
+from reid_explain.models.checkpoints import GRAPHS
+from reid_explain.models.layouts import LAYOUTS
 
 EXTRAS = {
     "timm": "models",
     "onnxruntime": "models",
+    "onnx": "models",
     "openvino": "openvino",
     "pytorch_metric_learning": "train",
     "accelerate": "train",
@@ -32,7 +35,9 @@ class Models:
         for name in MODELS:
             print(name)
         print("timm/NAME (any network of timm; extra: models)")
-        print("--weights FILE opens checkpoints of these without a name; see docs/systems.md")
+        print("--weights FILE without a name opens these; see docs/systems.md:")
+        print(f"  checkpoints of {', '.join(LAYOUTS)}")
+        print(f"  whole networks: {', '.join(GRAPHS)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from reid_explain.models.huggingface import HuggingFaceNet as HuggingFaceNet
 from reid_explain.models.mgn import MGN as MGN
 from reid_explain.models.mobilenetv2 import MobileNetV2 as MobileNetV2
 from reid_explain.models.network import EmbeddingNet as EmbeddingNet
+from reid_explain.models.onnx_graphs import read_onnx as read_onnx
 from reid_explain.models.onnx_models import CutOnnxNet as CutOnnxNet
 from reid_explain.models.onnx_models import OnnxNet as OnnxNet
 from reid_explain.models.onnx_models import onnx_layers as onnx_layers

@@ -15,6 +15,7 @@ from reid_explain.models.build import MODELS, build_model, network_of
 from reid_explain.models.graphs import GraphNet
 from reid_explain.models.layouts import LAYOUTS, OWN, Layout, find_layout, first_of, sources_of
 from reid_explain.models.network import EmbeddingNet
+from reid_explain.models.onnx_graphs import read_onnx
 from reid_explain.models.openvino_graphs import read_openvino
 from reid_explain.models.state_dicts import listed, load_state_dict, read_state_dict
 from reid_explain.models.timm_models import (
@@ -26,7 +27,7 @@ from reid_explain.models.timm_models import (
 )
 
 Weights = Mapping[str, Tensor]
-GRAPHS = {".xml": read_openvino}
+GRAPHS = {".xml": read_openvino, ".onnx": read_onnx}
 """Readers of whole networks, by the suffix of their files."""
 
 
@@ -45,7 +46,8 @@ def open_checkpoint(
     project, see module ``layouts``. A file of timm needs ``name="timm/NAME"``: its classifier
     becomes the network's, and position embeddings of another ``img_size`` are interpolated.
 
-    A graph is whole: OpenVINO's ``NAME.xml`` with its ``NAME.bin`` becomes a ``GraphNet``.
+    A graph is whole: one of ONNX, or OpenVINO's ``NAME.xml`` with its ``NAME.bin``, becomes a
+    ``GraphNet``.
 
     Args:
         path: a file that ``load_checkpoint`` reads, or a graph.

@@ -65,7 +65,8 @@ def convolve(x: Tensor, weight: Tensor, window: Window, bias: Tensor | None = No
 def max_pool(x: Tensor, window: Window, *, ceil: bool) -> Tensor:
     """Return the largest value in each window; padding is never the largest."""
     x, padding = window.padded(x, -torch.inf)
-    return F.max_pool2d(x, window.kernel, window.strides, padding, window.dilations, ceil)
+    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(window.kernel) - 1]
+    return pool(x, window.kernel, window.strides, padding, window.dilations, ceil)
 
 
 def average_pool(x: Tensor, window: Window, *, ceil: bool, count_padding: bool) -> Tensor:
@@ -74,14 +75,18 @@ def average_pool(x: Tensor, window: Window, *, ceil: bool, count_padding: bool) 
     x, padding = window.padded(x)
     if x.shape != came and not count_padding:
         raise InputError("path", "an average pooling of uneven padding", "one of even padding")
-    return F.avg_pool2d(x, window.kernel, window.strides, padding, ceil, count_padding)
+    pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(window.kernel) - 1]
+    return pool(x, window.kernel, window.strides, padding, ceil, count_padding)
 
 
 def normalized(x: Tensor, axes: Sequence[int], epsilon: float, *, inside: bool = True) -> Tensor:
     """Return ``x`` at mean 0 and variance 1 over ``axes``, ε inside the square root or after it."""
     centered = x - x.mean(dim=[*axes], keepdim=True)
     variance = centered.square().mean(dim=[*axes], keepdim=True)
-    return centered / ((variance + epsilon).sqrt() if inside else variance.sqrt() + epsilon)
+    if inside:
+        return centered / (variance + epsilon).sqrt()
+    tiny = torch.finfo(x.dtype).tiny  # The root of 0 has no finite slope.
+    return centered / ((variance + tiny).sqrt() + epsilon)
 
 
 def reshape(x: Tensor, target: Tensor, *, zero_copies: bool) -> Tensor:
@@ -102,7 +107,7 @@ def gathered(x: Tensor, index: Tensor, axis: int) -> Tensor:
     """Return the slices of ``x`` along an axis at the places ``index``, of any shape."""
     axis %= x.dim()
     flat = x.index_select(axis, index.reshape(-1).to(x.device, torch.long) % x.shape[axis])
-    return flat.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+    return flat.reshape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])
 
 
 def squeezed(x: Tensor, axes: Sequence[int] | None) -> Tensor:
