@@ -281,7 +281,9 @@ def _split(
     num_outputs: int = 0,
 ) -> tuple[Tensor, ...]:
     sizes = as_list(given) or split
-    return x.chunk(num_outputs, axis) if sizes is None else torch.functional.split(x, sizes, axis)
+    return (
+        x.chunk(num_outputs, axis) if sizes is None else torch.functional.split(x, [*sizes], axis)
+    )
 
 
 def _slice(
