@@ -25,6 +25,7 @@ from reid_explain.benchmark.run import Group
 from reid_explain.benchmark.task import Bench
 from reid_explain.explainers.pairs import PairExplanation
 from reid_explain.fills import FILLS
+from reid_explain.metrics.faithfulness import top_area_masks
 
 close = pytest.approx
 
@@ -98,6 +99,39 @@ def test_either_image_loses_what_its_map_marks(bench, retrieved):
     means = [found[f"deletion:{fill}"] for fill in FILLS]
     assert found["deletion"] == close(sum(means) / 4, abs=1e-3)
     assert found["random_deletion"] != close(found["deletion"], abs=1e-2)
+
+
+def test_maps_for_a_stranger_say_less(bench, retrieved):
+    """What is lost by maps of the pair, less what by those for the stranger; by known maps."""
+    images = retrieved.image, retrieved.right.image
+    maps = {
+        id_: torch.rand(1, 1, 32, 16, generator=torch.Generator().manual_seed(n))
+        for n, id_ in enumerate(("pair", "stranger"))
+    }
+
+    def explain(subject, **_):
+        return maps["stranger" if subject.references is retrieved.stranger else "pair"]
+
+    bench.explain["Centre"] = explain
+    found = View(retrieved, "Centre").reference()
+    sides = retrieved.query, retrieved.right
+    for fill in FILLS:
+        lost = {}
+        for name, map_ in maps.items():
+            left = [
+                F.cosine_similarity(
+                    bench.target.embed(torch.where(mask, side.fills[fill], side.image)),
+                    bench.target.embed(other),
+                ).item()
+                for mask in top_area_masks(map_, REMOVED)[0]
+                for side, other in zip(sides, reversed(images), strict=True)
+            ]
+            lost[name] = -sum(left) / len(left)
+        expected = 100 * (lost["pair"] - lost["stranger"])
+        assert found[f"specific:{fill}"] == close(expected, abs=1e-3)
+    assert found["specific"] != close(0, abs=1e-2)
+    bench.explain["Centre"] = lambda subject, **_: maps["pair"]
+    assert View(retrieved, "Centre").reference()["specific"] == 0
 
 
 def test_an_order_flips_where_the_wrong_image_overtakes(bench, retrieved):
@@ -185,6 +219,9 @@ def test_a_run_from_end_to_end(tmp_path, capsys):
     assert [line.split()[0] for line in said.splitlines()[1:5]] == methods
     assert " leads " in said
     assert "deletion and keeping of all pixels: " in said
+    assert (
+        frame[(frame["method"] == "Centre") & (frame["metric"] == "specific")]["value"].eq(0).all()
+    )
     again = PairFaithfulness(queries=3, parts=("flips",)).run(
         target, world, methods=methods, output=tmp_path, resume=True
     )

@@ -9,8 +9,9 @@ somebody else (the wrong one), and a true match and an image of somebody else th
 similar to it. The rows: one for each query and method. Columns: ``deletion`` and ``keeping``, in
 hundredths of the cosine, and ``flips``, in percent, the means over fills of ``MEASURE:FILL``;
 ``random_`` and these, of random maps as smooth as the method's; ``all``, what deletion and keeping
-are of whole images; ``auc:SCALAR``, 100 where the true one of the equally similar images has more
-of it, 50 where as much. NaN where a query has no such images.
+are of whole images; ``specific``, what deletion loses with maps of the same images for a stranger
+as reference; ``auc:SCALAR``, 100 where the true one of the equally similar images has more of it,
+50 where as much. NaN where a query has no such images.
 
 Pixels are replaced in one image at a time, beside the other as it is: s is the cosine of the pair,
 b that of one image filled and the other whole; deletion is s less the cosine without the marked
@@ -59,12 +60,15 @@ from reid_explain.objectives import Cosine, Margin
 from reid_explain.retrieval.embedded import relevance
 from reid_explain.vectors import cosine
 
-Part = Literal["deletion", "flips", "auc"]
+Part = Literal["deletion", "flips", "reference", "auc"]
+SPECIFIC = "specific"
+"""The column of how much deletion loses with another reference."""
 ALL = "all"
 """The column of what deletion and keeping can reach."""
 MEASURES: Mapping[Part, Sequence[str]] = {
     "deletion": ("deletion", "keeping"),
     "flips": ("flips",),
+    "reference": (),
     "auc": (),
 }
 REMOVED = AREAS[1:4]
@@ -120,12 +124,14 @@ class PairFaithfulness(Task):
     one are replaced. Keeping: how far it rises above that of a filled image when they alone stay.
     Both are means over the two sides. Flips: how often a wrong image overtakes the right one when
     what the query's map of their margin marks is replaced. All are means over areas and fills,
-    beside random maps as smooth as the method's. AUC: how often of two equally similar images the
-    right one has more of a scalar of its explanation; 50 is chance.
+    beside random maps as smooth as the method's. Reference: how much less the cosine falls by maps
+    of the same images for a stranger; 0 where maps do not depend on what they explain. AUC: how
+    often of two equally similar images the right one has more of a scalar of its explanation; 50 is
+    chance.
 
     Args:
         queries: how many, chosen at random
-        parts: deletion (and keeping), flips, auc
+        parts: deletion (and keeping), flips, reference, auc
 
     Source: Lu et al., Towards visual saliency explanations of face verification, WACV 2024, for
     deletion and insertion in both images of a pair; there they are masked together.
@@ -159,6 +165,7 @@ class PairFaithfulness(Task):
         """Return the columns of the parts."""
         measured = [c for m in self._measures for prefix in PREFIXES for c in each(prefix + m)]
         measured += [ALL] * ("deletion" in self.parts)
+        measured += each(SPECIFIC) * ("reference" in self.parts)
         scalars = scalars_of(bench.methods[method]) if "auc" in self.parts else ()
         return [*measured, *(f"auc:{name}" for name in scalars)]
 
@@ -176,9 +183,11 @@ class PairFaithfulness(Task):
         """Return means in percent beside random maps, who leads by how much, and AUCs."""
         tables = by_method(frame)
         measures = [_metric(name, f"random_{name}") for name in self._measures]
+        specific = [_metric(SPECIFIC, 0)] * ("reference" in self.parts)
         aucs = [_metric(f"auc:{n}", 50, n) for n in SCALARS if "auc" in self.parts]
+        metrics = [*measures, *specific, *aucs]
         methods: dict[str, dict[str, Any]] = {
-            name: {m.name: summary(own, m) if m.name in own else None for m in (*measures, *aucs)}
+            name: {m.name: summary(own, m) if m.name in own else None for m in metrics}
             for name, own in tables.items()
         }
         rivals = {name: own for name, own in tables.items() if name not in bench.controls}
@@ -192,15 +201,17 @@ class PairFaithfulness(Task):
             whole = interval(next(iter(tables.values()))[ALL])
             results |= {ALL: whole}
             text += [f"deletion and keeping of all pixels: {cell(whole)}"]
+        if specific:
+            text += [layout(metric_table(methods, specific, bench.controls))]
         if aucs:
             pairs = int(next(iter(tables.values()))["auc:similarity"].count())
             text += [layout(metric_table(methods, aucs, bench.controls, f"AUC, {pairs} queries"))]
         text.append(
-            "Deletion and keeping in hundredths of the cosine, all else in %, with 95 % bootstrap "
+            "Flips and AUC in %, all else in hundredths of the cosine, with 95 % bootstrap "
             f"intervals over the identities of {len(cases)} queries; (random maps of the same "
             "smoothness); + where the lead over these or chance excludes 0; * control"
         )
-        draw = metric_figure(methods, [*measures, *aucs], bench.controls)
+        draw = metric_figure(methods, metrics, bench.controls)
         return Report(results, "\n".join(text), {self.name: draw})
 
 
@@ -295,10 +306,15 @@ class Retrieved:
         """The nearest image of somebody else."""
         return self.bench.image(self.records[2])
 
+    @cached_property
+    def stranger(self) -> Tensor:
+        """An image of somebody else at random."""
+        return self.bench.image(self.bench.stranger(self.records[0], self.seed))
+
     def _side(self, record: Record) -> Side:
         image = self.bench.image(record)
-        other = self.bench.image(self.bench.stranger(record, self.seed))
-        return Side(image, {name: fill(image, other) for name, fill in FILLS.items()})
+        fills = {name: fill(image, self.stranger) for name, fill in FILLS.items()}
+        return Side(image, fills)
 
     @cached_property
     def filled(self) -> Tensor:
@@ -365,6 +381,17 @@ class View:
                 change = left - found.filled[:, None] if keep else found.similarity - left
                 measured |= values(prefix + name, change)
         return measured
+
+    def reference(self) -> dict[str, float]:
+        """Return how much less the cosine falls by maps of the same images for a stranger."""
+        found = self.retrieved
+        sides = found.query, found.right
+        left = []
+        for others in ((found.right.image, found.image), (found.stranger, found.stranger)):
+            maps = [self.map(s.image, other) for s, other in zip(sides, others, strict=True)]
+            ends = [found.left(*end) for end in zip(sides, maps, strict=True)]
+            left.append(found.beside_other(ends))
+        return values(SPECIFIC, left[1] - left[0])
 
     def flips(self) -> dict[str, float]:
         """Return in how many areas and fills the wrong image overtakes the right one."""
