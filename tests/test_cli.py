@@ -1,6 +1,7 @@
 """The command line: pages from files, an index beside a folder, one line for what is wrong."""
 
 import errno
+import json
 import os
 import sys
 from pathlib import Path
@@ -11,10 +12,10 @@ import torch
 from PIL import Image
 from test_report import data
 
-from reid_explain import ActivationMean, GradRAM
+from reid_explain import ActivationMean, GradRAM, InputError
 from reid_explain.benchmark.methods import Method
 from reid_explain.benchmark.target import Target
-from reid_explain.cli import explain
+from reid_explain.cli import app, explain
 from reid_explain.cli.__main__ import COMMANDS, main
 from reid_explain.cli.index import index_folder
 from reid_explain.inputs import BGR_255
@@ -93,6 +94,38 @@ def test_images_of_any_kind(folder, mode):
 
 
 @pytest.mark.slow
+def test_the_viewer_shows_what_the_commands_do(folder):
+    asked = ("query.png", "people", 2, "osnet_x0_25", "osnet.pth", ["GradFAM"])
+    (folder / "shown.html").write_text(app.explanation(*asked), encoding="utf-8")
+    model = ("--model", "osnet_x0_25", "--weights", "osnet.pth")
+    main(["rank", "query.png", "--gallery", "people", "--top", "2", *FAST, *model])
+    shown, written = (data(folder / f"{name}.html")["entries"] for name in ("shown", "explanation"))
+    assert [entry["name"] for entry in shown] == [entry["name"] for entry in written]
+    assert [[*entry["queryMaps"]] for entry in shown] == [["GradFAM"]] * 2
+    assert "1.png" not in app.explanation(asked[0], "", *asked[2:])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [(0, None, "query: got none"), (1, "absent", "gallery"), (4, "absent.pth", "absent.pth")],
+)
+def test_the_viewer_says_what_is_wrong(folder, place, value, message):
+    asked = ["query.png", "people", 2, "osnet_x0_25", "osnet.pth", ["GradFAM"]]
+    asked[place] = value
+    with pytest.raises(InputError, match=message):
+        app.explanation(*asked)
+
+
+@pytest.mark.slow
+def test_the_viewer_asks_no_network():
+    gradio = pytest.importorskip("gradio", reason="gradio is not installed (extra: app)")
+    viewer = app.viewer()
+    assert not viewer.analytics_enabled
+    assert isinstance(app.appearance()["theme"], gradio.themes.Default)
+    assert "fonts.googleapis" not in json.dumps(app.appearance()["theme"]._stylesheets)
+
+
+@pytest.mark.slow
 def test_images_by_themselves(folder):
     main(["explain", "query.png", "people/a/1.png", *osnet(), "--output", "new/page.html"])
     found = data(folder / "new" / "page.html")
@@ -142,7 +175,7 @@ def test_a_folder_is_ranked_and_embedded_once(folder, capsys, monkeypatch):
     assert capsys.readouterr().out == first.out
     assert 3 in embedded  # query and two of the gallery, for the page
     assert embedded.count(1) == 2  # the query, to check the model too; no image of the folder
-    assert sum(embedded) == 4
+    assert sum(embedded) == 5
 
 
 def test_an_index_knows_what_changed(folder):

@@ -8,13 +8,14 @@ import tyro
 
 from reid_explain.benchmark import __main__ as benchmarks
 from reid_explain.benchmark.command_line import one_line_errors, read
+from reid_explain.cli.app import App
 from reid_explain.cli.explain import Attributes, Demo, Explain, Match, Rank
 from reid_explain.cli.inspect import Doctor, Models
 
 PROGRAM = "reid-explain"
 COMMANDS = {
     command.__name__.lower(): command
-    for command in (Explain, Match, Rank, Attributes, Demo, Models, Doctor)
+    for command in (Explain, Match, Rank, Attributes, Demo, App, Models, Doctor)
 }
 BENCHMARK = "benchmark"
 

@@ -63,12 +63,16 @@ class Explain:
 
     def run(self) -> None:
         """Explain, write the page."""
+        self.page.write(self.report())
+
+    def report(self) -> Report:
+        """Explain."""
         methods = self.page.chosen(*views.SINGLE)
         if paired := [name for name, method in methods.items() if "references" in method.needs]:
             raise InputError("methods", ", ".join(paired), "methods of one image; see match")
         target, images = opened(self.target, images=self.images)
         names = [path.name for path in self.images]
-        self.page.write(views.explained(target, methods, images, names))
+        return views.explained(target, methods, images, names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +122,13 @@ class Rank:
 
     def run(self) -> None:
         """Embed, rank, explain, write the page."""
+        report = self.report()
+        for entry in report.entries:
+            print(f"{entry.similarity:.4f}  {entry.name}")
+        self.page.write(report)
+
+    def report(self) -> Report:
+        """Embed, rank, explain."""
         check_at_least("top", self.top, 1)
         check_threshold(self.threshold)
         methods = self.page.chosen(*views.PAIRS)
@@ -131,11 +142,9 @@ class Rank:
         order = similarity.argsort(descending=True, stable=True)[: self.top].tolist()
         paths = [index.paths[rows[place]] for place in order]
         names = [path.relative_to(self.gallery).as_posix() for path in paths]
-        for place, name in zip(order, names, strict=True):
-            print(f"{similarity[place]:.4f}  {name}")
         images = torch.cat([image, tensors(target, loaded("gallery", paths))])
         names = [self.query.name, *names]
-        self.page.write(views.matched(target, methods, images, names, threshold=self.threshold))
+        return views.matched(target, methods, images, names, threshold=self.threshold)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ EXTRAS = {
     "onnxruntime": "models",
     "onnx": "models",
     "openvino": "openvino",
+    "gradio": "app",
     "pytorch_metric_learning": "train",
     "accelerate": "train",
     "lightly": "ssl",

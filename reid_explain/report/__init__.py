@@ -1,5 +1,5 @@
 """Explanations as one HTML file: no network, no server, nothing beside it."""
 
-from reid_explain.report.page import Entry, Link, Report, write_report
+from reid_explain.report.page import Entry, Link, Report, as_html, write_report
 
-__all__ = ["Entry", "Link", "Report", "write_report"]
+__all__ = ["Entry", "Link", "Report", "as_html", "write_report"]

@@ -104,13 +104,7 @@ def write_report(report: Report, path: str | Path) -> Path:
         InputError: There is no entry, an image or a map does not fit, or the file cannot be
             written.
     """
-    if not report.entries:
-        raise InputError("entries", "none", "at least one")
-    loader = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    loader.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    page = loader.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    html = page.render(title=report.title, facts=report.facts, data=as_json(report))
-    path = Path(path)
+    path, html = Path(path), as_html(report)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as partial:
@@ -118,6 +112,20 @@ def write_report(report: Report, path: str | Path) -> Path:
     except OSError as error:
         raise InputError("output", f"{path} ({error})", "a file that can be written") from error
     return path
+
+
+def as_html(report: Report) -> str:
+    """Return the page of a report.
+
+    Raises:
+        InputError: There is no entry, or an image or a map does not fit.
+    """
+    if not report.entries:
+        raise InputError("entries", "none", "at least one")
+    loader = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    loader.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    page = loader.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return page.render(title=report.title, facts=report.facts, data=as_json(report))
 
 
 def as_json(report: Report) -> dict[str, Any]:
