@@ -8,7 +8,15 @@ import torch
 from nets import images
 from tower_nets import TransReIDFile, joined
 
-from reid_explain import CGRAM, GradFAM, InputError, InputSpec, PlaceToPlace, ScoreFAM
+from reid_explain import (
+    CGRAM,
+    AttentionRelevance,
+    GradFAM,
+    InputError,
+    InputSpec,
+    PlaceToPlace,
+    ScoreFAM,
+)
 from reid_explain.capture import capture, find_layer
 from reid_explain.models import build_model, load_trained, open_checkpoint, save_trained
 from reid_explain.models.architecture import architecture_of
@@ -61,6 +69,14 @@ def test_the_authors_files_open_and_compute_their_equations(file, tmp_path):
             close(model.part(X, *args, index=i), vector / (4 if i else 1))
 
 
+def test_attention_with_cameras_where_patches_overlap(net):
+    method = AttentionRelevance(net)
+    maps = method.attribute(X, additional_forward_args=CAMERAS, interpolate_mode=None)
+    assert maps.shape == (3, 1, *net.token_grid)
+    alone = method.attribute(X[:1], additional_forward_args=2, interpolate_mode=None)
+    close(maps[:1], alone)
+
+
 @pytest.mark.parametrize("explainer", [GradFAM, ScoreFAM])
 @pytest.mark.parametrize("name", FILES)
 def test_explained_where_patches_overlap(name, explainer, tmp_path):
@@ -84,6 +100,13 @@ def test_one_part_is_explained_by_itself(tmp_path):
     part = functools.partial(model.part, index=1)
     maps = GradFAM(part, model.map_layer).attribute(X, additional_forward_args=CAMERAS)
     assert maps.any()
+    # Attention needs all tokens, which the global part reads; the five together do not.
+    whole = AttentionRelevance(functools.partial(model.part, index=0))
+    maps = whole.attribute(X, additional_forward_args=CAMERAS, interpolate_mode=None)
+    assert maps.shape == (3, 1, 5, 2)
+    assert maps.any()
+    with pytest.raises(InputError, match="expected a vision transformer whose attention"):
+        AttentionRelevance(model).attribute(X, additional_forward_args=CAMERAS)
     with pytest.raises(InputError, match="index: got 5"):
         model.part(X, CAMERAS, index=5)
 

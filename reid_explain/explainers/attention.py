@@ -43,7 +43,8 @@ class AttentionExplainer(Explainer, GradientAttribution):
 
     Subclasses give ``_relevance``, the formula, and ``attribute``. No layer is needed. Maps have
     the resolution of the patches; class, register and distillation tokens drop out, and
-    ``reshape_transform`` takes relevances (B, T, 1) to (B, 1, h, w) where patches overlap.
+    ``reshape_transform`` takes relevances (B, T, 1) to (B, 1, h, w) where patches overlap and the
+    model does not tell its ``token_grid``.
 
     Raises:
         InputError: If the layer is not in the model.

@@ -33,9 +33,8 @@ from reid_explain.models.transformers import (
 NORM = partial(nn.LayerNorm, eps=1e-6)
 STEM_CHANNELS = 64
 LOCAL_PARTS = 4
+"""So many share the patches, and each counts in the embedding for one of so many."""
 GROUPS = 2
-LOCAL_SHARE = 1 / 4
-"""Factor on the vectors of the local parts in the embedding."""
 
 
 class TransReID(CameraNet, BottleneckNet):
@@ -165,51 +164,54 @@ class TransReIDJPM(TransReID):
 
     def pool(self, features: Tensor) -> Tensor:
         """Return the class tokens of the five parts, (B, 5 D)."""
-        places = self.part_places.to(features.device)
-        start = features[:, None, :1].expand(-1, LOCAL_PARTS, -1, -1)
-        local = torch.cat([start, features[:, 1:][:, places]], dim=2)
-        vectors = self.b2(local.flatten(0, 1))[:, 0].reshape(len(features), -1)
-        return torch.cat([self.b1(features)[:, 0], vectors], dim=1)
+        parts = range(len(self.part_names))
+        return torch.cat([self._pooled(features, i) for i in parts], dim=1)
 
     def neck(self, pooled: Tensor) -> Tensor:
         """Return the embedding (B, 5 D) of pooled tokens (B, 5 D)."""
-        return self.vectors(pooled).flatten(1)
-
-    def vectors(self, pooled: Tensor) -> Tensor:
-        """Return the part vectors of the embedding, (B, 5, D)."""
-        parts = self._parts(pooled)
-        made = self._normed(parts) if self.neck_name == "after" else parts
-        return made * self._shares(made)
+        tokens = enumerate(self._parts(pooled).unbind(dim=1))
+        return torch.cat([self._vector(token, i) for i, token in tokens], dim=1)
 
     def part(self, x: Tensor, cameras: Tensor | int | None = None, *, index: int) -> Tensor:
-        """Return the vector of one part, (B, D); another index raises ``InputError``."""
+        """Return the vector of one part, (B, D), as it is in the embedding.
+
+        No other part is computed: attention explains part 0. Another index raises ``InputError``.
+        """
         check_choice("index", index, range(len(self.part_names)))
-        return self.vectors(self.pool(self.features(x, cameras)))[:, index]
+        return self._vector(self._pooled(self.features(x, cameras), index), index)
 
     def classify(self, embedding: Tensor) -> Tensor:
         """Return the mean logits of the parts, (B, num_classes), of embeddings (B, 5 D)."""
         self._check_classes()
-        parts = self._parts(embedding)
-        parts = parts / self._shares(parts)
-        read = self._normed(parts) if self.neck_name == "before" else parts
-        logits = [head(read[:, i]) for i, head in enumerate(self._each("classifier"))]
+        logits = []
+        for i, vector in enumerate(self._parts(embedding).unbind(dim=1)):
+            read = vector * LOCAL_PARTS if i else vector
+            if self.neck_name == "before":
+                read = self._of_part("bottleneck", i)(read)
+            logits.append(self._of_part("classifier", i)(read))
         return torch.stack(logits).mean(dim=0)
+
+    def _pooled(self, features: Tensor, index: int) -> Tensor:
+        """Return the class token (B, D) of one part."""
+        if index:
+            places = 1 + self.part_places[index - 1].to(features.device)
+            read = torch.cat([features[:, :1], features[:, places]], dim=1)
+        else:
+            read = features
+        out: Tensor = (self.b2 if index else self.b1)(read)[:, 0]
+        return out
+
+    def _vector(self, token: Tensor, index: int) -> Tensor:
+        """Return the vector (B, D) of a part whose class token it is."""
+        if self.neck_name == "after":
+            token = self._of_part("bottleneck", index)(token)
+        return token / LOCAL_PARTS if index else token
 
     def _parts(self, joined: Tensor) -> Tensor:
         return joined.reshape(len(joined), len(self.part_names), -1)
 
-    def _normed(self, parts: Tensor) -> Tensor:
-        norms = enumerate(self._each("bottleneck"))
-        return torch.stack([norm(parts[:, i]) for i, norm in norms], dim=1)
-
-    def _shares(self, like: Tensor) -> Tensor:
-        return like.new_tensor([1, *(LOCAL_SHARE,) * LOCAL_PARTS])[:, None]
-
-    def _each(self, name: str) -> list[Any]:
-        return [
-            getattr(self, name),
-            *(getattr(self, f"{name}_{i + 1}") for i in range(LOCAL_PARTS)),
-        ]
+    def _of_part(self, name: str, index: int) -> Any:
+        return getattr(self, f"{name}_{index}" if index else name)
 
 
 def jigsaw(count: int, shift: int) -> Tensor:
