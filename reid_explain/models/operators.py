@@ -9,6 +9,8 @@ from torch import Tensor
 
 from reid_explain.errors import InputError
 
+CONVOLUTIONS: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
 
 class Window:
     """A window that moves over an image, as attributes of convolutions and poolings say it.
@@ -56,10 +58,8 @@ def convolve(x: Tensor, weight: Tensor, window: Window, bias: Tensor | None = No
     """Return the convolution of ``x`` with weights (C', C / groups, ...)."""
     groups = x.shape[1] // weight.shape[1]
     x, padding = window.padded(x)
-    none = [0] * len(padding)
-    return torch.convolution(
-        x, weight, bias, window.strides, padding, window.dilations, False, none, groups
-    )
+    function = CONVOLUTIONS[len(padding)]  # torch.convolution is not cast by autocast
+    return function(x, weight, bias, window.strides, padding, window.dilations, groups)
 
 
 def max_pool(x: Tensor, window: Window, *, ceil: bool) -> Tensor:
