@@ -38,7 +38,7 @@ class Models:
         print("timm/NAME (any network of timm; extra: models)")
         print("--weights FILE without a name opens these; see docs/systems.md:")
         print(f"  checkpoints of {', '.join(LAYOUTS)}")
-        print(f"  whole networks: {', '.join(GRAPHS)}")
+        print(f"  whole networks: {', '.join(GRAPHS)}, programs of TorchScript")
 
 
 @dataclass(frozen=True, kw_only=True)

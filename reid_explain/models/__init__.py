@@ -27,3 +27,4 @@ from reid_explain.models.pretrained import load_trained as load_trained
 from reid_explain.models.pretrained import save_trained as save_trained
 from reid_explain.models.reid import ReIDNet as ReIDNet
 from reid_explain.models.timm_models import TimmNet as TimmNet
+from reid_explain.models.torchscript_graphs import read_torchscript as read_torchscript

@@ -25,6 +25,7 @@ from reid_explain.models.timm_models import (
     timm_layout,
     timm_settings,
 )
+from reid_explain.models.torchscript_graphs import is_torchscript, read_torchscript
 
 Weights = Mapping[str, Tensor]
 GRAPHS = {".xml": read_openvino, ".onnx": read_onnx}
@@ -46,8 +47,8 @@ def open_checkpoint(
     project, see module ``layouts``. A file of timm needs ``name="timm/NAME"``: its classifier
     becomes the network's, and position embeddings of another ``img_size`` are interpolated.
 
-    A graph is whole: one of ONNX, or OpenVINO's ``NAME.xml`` with its ``NAME.bin``, becomes a
-    ``GraphNet``.
+    A graph is whole: one of ONNX, OpenVINO's ``NAME.xml`` with its ``NAME.bin``, or a program of
+    TorchScript becomes a ``GraphNet``.
 
     Args:
         path: a file that ``load_checkpoint`` reads, or a graph.
@@ -63,7 +64,8 @@ def open_checkpoint(
             are of no network of this package; or file and project do not tell all of it, as with
             our own files, which need their card (``load_trained``).
     """
-    if (read := GRAPHS.get(Path(path).suffix)) and layout is None and name is None:
+    read = GRAPHS.get(Path(path).suffix) or (read_torchscript if is_torchscript(path) else None)
+    if read is not None and layout is None and name is None:
         return GraphNet(read(path), input_spec=input_spec, **options).eval()
     state = read_state_dict(path)
     timm_name = name.removeprefix(PREFIX) if name and name.startswith(PREFIX) else None

@@ -15,7 +15,11 @@ from reid_explain.models.functions import sized
 from reid_explain.models.network import EmbeddingNet
 
 Operator = Callable[..., Any]
-WEIGHTED = ("Convolution", "GroupConvolution", "Conv", "MatMul", "Gemm")
+WEIGHTED = (
+    *("Convolution", "GroupConvolution", "MatMul"),  # OpenVINO
+    *("Conv", "Gemm"),  # ONNX
+    *("aten::_convolution", "aten::conv2d", "aten::linear"),  # TorchScript
+)
 """Operators whose constants are parameters; those of others are buffers."""
 TOLERANCE = 1e-3
 """Largest difference that other images of its batch may make to an embedding, of its largest."""
@@ -47,7 +51,7 @@ class Graph(NamedTuple):
         image: name of the value that images go in as.
         shape: of the images, (B, 3, H, W); None is a side that the file leaves open.
         nodes: in an order in which they can run.
-        constants: values of the file by name; floating point ones are float32.
+        constants: values of the file by name; tensors of floating point numbers are float32.
         results: names of the values that the graph gives, by those of their nodes.
         input_spec: the images that graphs of this format take, if nobody says otherwise.
     """
@@ -56,7 +60,7 @@ class Graph(NamedTuple):
     image: str
     shape: tuple[int | None, ...]
     nodes: Sequence[Node]
-    constants: Mapping[str, Tensor]
+    constants: Mapping[str, Any]
     results: Mapping[str, str]
     input_spec: InputSpec
 
@@ -64,7 +68,7 @@ class Graph(NamedTuple):
 class Operation(nn.Module):
     """A node as a module: constants are its own, the other inputs are passed."""
 
-    def __init__(self, node: Node, constants: Mapping[str, Tensor]) -> None:
+    def __init__(self, node: Node, constants: Mapping[str, Any]) -> None:
         super().__init__()
         self.operator, self.function = node.operator, node.function
         self.passed = [_is_passed(name, constants) for name in node.inputs]
@@ -109,7 +113,7 @@ class GraphNet(EmbeddingNet):
     it, and there is no neck. A graph that was written for batches of one size takes any.
 
     Args:
-        graph: what a reader returns, ``read_openvino`` or ``read_onnx``.
+        graph: what ``read_openvino``, ``read_onnx`` or ``read_torchscript`` returns.
         layer: the node to explain; by default the last map that all of the embedding passes
             through, or else the last map.
         embedding: the node that gives the embedding, (B, D) or (B, D, 1, 1); by default the only
@@ -199,9 +203,9 @@ class GraphNet(EmbeddingNet):
             if live == {step.outputs[0]}:
                 yield step.layer
 
-    def _build(self, nodes: Sequence[Node], constants: Mapping[str, Tensor]) -> Iterator[Step]:
+    def _build(self, nodes: Sequence[Node], constants: Mapping[str, Any]) -> Iterator[Step]:
         """Make a module of each node that the embedding needs, and yield the steps."""
-        for node, done in _needed(nodes, self.result):
+        for node, done in _needed(nodes, [self.result]):
             name = node.name.replace(".", "/") or node.operator
             while hasattr(self, name):
                 name += "_"
@@ -240,7 +244,7 @@ def find_operator(table: Mapping[str, Operator], operator: str, node: str, sourc
     return table[operator]
 
 
-def _is_passed(name: str, constants: Mapping[str, Tensor]) -> bool:
+def _is_passed(name: str, constants: Mapping[str, Any]) -> bool:
     return bool(name) and name not in constants
 
 
@@ -249,13 +253,13 @@ def _named(outputs: Sequence[str], made: Any) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _folded(graph: Graph) -> tuple[list[Node], dict[str, Tensor]]:
-    """Return the nodes that depend on images, and the values of all others.
+def _folded(graph: Graph) -> tuple[list[Node], dict[str, Any]]:
+    """Return the nodes that results need and images change, and the values of all others.
 
     Where a graph of a fixed batch size reshapes to as many rows, the rows are those that come.
     """
     constants, nodes = dict(graph.constants), []
-    for node in graph.nodes:
+    for node, _ in _needed(graph.nodes, graph.results.values()):
         if any(_is_passed(name, constants) for name in node.inputs):
             if node.operator == "Reshape" and node.inputs[1] in constants:
                 target = constants[node.inputs[1]].tolist()
@@ -264,17 +268,19 @@ def _folded(graph: Graph) -> tuple[list[Node], dict[str, Tensor]]:
             nodes.append(node)
         else:
             constants |= _named(node.outputs, _applied(graph, node, constants))
-    floating = {key: value for key, value in constants.items() if value.is_floating_point()}
-    return nodes, constants | {key: nn.Parameter(value) for key, value in floating.items()}
+    tensors = {key: value for key, value in constants.items() if isinstance(value, Tensor)}
+    return nodes, constants | {
+        key: nn.Parameter(value) for key, value in tensors.items() if value.is_floating_point()
+    }
 
 
 def _reshape_rows(reshape: Operator, x: Tensor, target: Tensor) -> Any:
     return reshape(x, torch.cat([target.new_tensor([len(x)]), target[1:]]))
 
 
-def _needed(nodes: Sequence[Node], result: str) -> list[tuple[Node, tuple[str, ...]]]:
-    """Return the nodes that a result needs, each with the values that nothing reads after it."""
-    reads, needed = Counter([result]), []
+def _needed(nodes: Sequence[Node], results: Iterable[str]) -> list[tuple[Node, tuple[str, ...]]]:
+    """Return the nodes that results need, each with the values that nothing reads after it."""
+    reads, needed = Counter(results), []
     for node in reversed(nodes):
         if any(reads[name] for name in node.outputs):
             done = {name for name in (*node.inputs, *node.outputs) if not reads[name]}
