@@ -1,6 +1,7 @@
 """The gallery in the order in which one would read it."""
 
 ORDER = (
+    "tutorial",
     "explain_embedding",
     "explain_match",
     "place_to_place",
