@@ -110,8 +110,8 @@ figure = comparison_figure(
 # %%
 # A rank list
 # -----------
-# Green frames are right, red ones wrong. Below, why each image is above the next: orange places of
-# the query speak for the upper one, blue for the lower one, and they add up to the margin.
+# Green frames are right, orange ones wrong. Below, why each image is above the next: bright places
+# of the query speak for the upper one, blue for the lower one, and they add up to the margin.
 
 contributions = pairs.query_map
 figure = rank_figure(
@@ -124,8 +124,9 @@ figure = rank_figure(
 )
 
 # %%
-# A map of a wrong match looks as convincing as one of a right match: it says what the model found
-# alike, not that it was right.
+# The wrong image loses by hair and shoes; its black shirt speaks for it. A map of a wrong match
+# looks as convincing as one of a right match: it says what the model found alike, not that it was
+# right.
 #
 # As a page to send to a colleague, with the same views:
 # ``reid-explain rank query.jpg --gallery people --weights weights.pth``.
