@@ -6,6 +6,7 @@ from typing import Any
 __version__ = "0.2.0"
 _HOMES = {
     "AMDInterpreter": "amd.interpreter",
+    "AmortizedFAM": "explainers.amortized",
     "AttributeDirections": "directions",
     "ActivationMean": "explainers.controls",
     "AttentionRelevance": "explainers.attention",

@@ -32,7 +32,7 @@ def quick_methods() -> dict[str, Method]:
         name: method
         for name, method in all_methods().items()
         if method.fact("cost") not in ("masks", "descent")
-        and name != "AMDInterpreter"
+        and name not in ("AMDInterpreter", "AmortizedFAM")
         and not issubclass(method.explainer, AttentionExplainer)
     }
 

@@ -18,6 +18,7 @@ from reid_explain import (
     Projection,
     ScoreWeighting,
 )
+from reid_explain.explainers.amortized import ActivationHead
 from reid_explain.explainers.attention import AttentionExplainer
 from reid_explain.explainers.controls import ActivationMean
 from reid_explain.explainers.registry import EXPLAINERS
@@ -31,6 +32,7 @@ from reid_explain.testing import (
 )
 
 FAST = {
+    "AmortizedFAM": {"head": ActivationHead(5).double()},
     "ExtremalFAM": {"rounds": 1, "descents": 2},
     "CorrRISE": {"masks": 40},
     "RELAX": {"masks": 40},

@@ -17,6 +17,7 @@ LAYERS = (
         "capture.py",
         "files.py",
         "fills.py",
+        "fingerprints.py",
         "memory_format.py",
         "vectors.py",
         "inputs.py",

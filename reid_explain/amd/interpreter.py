@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from reid_explain.amd.decomposition import attribute_distances, contributions
 from reid_explain.amd.network import AMDNetwork, Decomposed
-from reid_explain.amd.seam import check_fingerprint, check_model, check_stages
+from reid_explain.amd.seam import check_model, check_stages
 from reid_explain.capture import evaluation
 from reid_explain.checks import check_choice, check_images, describe
 from reid_explain.errors import InputError
 from reid_explain.explainers import base
 from reid_explain.explainers.layout import upsample
 from reid_explain.explainers.registry import EXPLAINERS
+from reid_explain.fingerprints import check_fingerprint
 from reid_explain.inputs import InputSpec
 from reid_explain.models.pretrained import load_pretrained
 from reid_explain.models.state_dicts import load_state_dict

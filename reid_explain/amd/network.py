@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from reid_explain.amd.decomposition import attribute_features, embed
-from reid_explain.amd.seam import check_chain, inputs_of, probe_images, stage_of
+from reid_explain.amd.seam import check_chain, inputs_of, stage_of
 from reid_explain.capture import evaluation
 from reid_explain.checks import at_least_float32, check_at_least, check_embeddings, describe
 from reid_explain.errors import InputError
+from reid_explain.fingerprints import probe_images
 
 
 class Decomposed(NamedTuple):

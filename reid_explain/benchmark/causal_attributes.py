@@ -26,7 +26,6 @@ from PIL import Image
 from torch import Tensor
 
 from reid_explain.amd import AMDInterpreter
-from reid_explain.amd.seam import probe_images
 from reid_explain.benchmark.causal import rank_correlation
 from reid_explain.benchmark.methods import Explainable, Method
 from reid_explain.benchmark.metrics import Metric
@@ -47,6 +46,7 @@ from reid_explain.datasets.records import Record
 from reid_explain.directions import AttributeDirections, CounterfactualDirections, membership
 from reid_explain.errors import InputError
 from reid_explain.explainers.layout import upsample
+from reid_explain.fingerprints import probe_images
 from reid_explain.registry import Registry
 from reid_explain.retrieval import embed_records
 

@@ -86,8 +86,8 @@ class RunOptions:
         dataset: synthetic, market1501, folder, ..., or module:Class
         root: the data set's folder; synthetic has none
         world: seed of the synthetic world
-        methods: names, module:Class, captum:NAME(option=value), between spaces or commas; by
-            default those that suit
+        methods: names, NAME(setting=value), module:Class, captum:NAME(option=value), between
+            spaces or commas; by default those that suit
         output: a folder; by default one in outputs
         resume: go on with the run in --output
     """

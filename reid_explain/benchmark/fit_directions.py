@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from reid_explain.amd.seam import probe_images
 from reid_explain.benchmark.causal_attributes import effects_of, groups_of, random_pairs
 from reid_explain.benchmark.command_line import TargetOptions, one_line_errors, read
 from reid_explain.benchmark.run import Group, claim
@@ -23,6 +22,7 @@ from reid_explain.checks import check_at_least
 from reid_explain.datasets.registry import SYNTHETIC, open_dataset
 from reid_explain.directions import AttributeDirections, CounterfactualDirections
 from reid_explain.files import atomic
+from reid_explain.fingerprints import probe_images
 
 SHARD = 50
 

@@ -1,8 +1,10 @@
 """Explainers as the benchmarks use them: by name, on a target, whatever they need."""
 
+import ast
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -16,9 +18,11 @@ from reid_explain.explainers.captum_methods import PREFIX, captum_explainer
 from reid_explain.explainers.registry import EXPLAINERS
 
 Explainable = str | Callable[..., Any]
-"""A registered name, ``"module:Class"``, ``"captum:NAME"``, an explainer class or a partial of one,
-or a function: see :func:`explainer_of`.
+"""A registered name, also with settings, ``"NAME(setting=literal)"``; ``"module:Class"``,
+``"captum:NAME"``, an explainer class or a partial of one, or a function: see :func:`explainer_of`.
 """
+NO_SETTINGS = {"forward_func", "layer", "model", "target", "settings"}
+"""What a target gives an explainer."""
 Explain = Callable[..., Any]
 """Of a subject and options of ``attribute``, to maps (B, 1, h, w)."""
 
@@ -188,7 +192,7 @@ def find_methods(wanted: Sequence[Explainable], known: Mapping[str, Method]) -> 
         elif isinstance(item, str) and ":" in item:
             item = EXPLAINERS.resolve(item)
         if isinstance(item, str):
-            method = known.get(item)
+            method = known.get(item) or with_settings(item, known)
         else:
             method = Method(getattr(item, "func", item).__name__, explainer_of(item))
         if method is None or method.name in found:
@@ -196,6 +200,28 @@ def find_methods(wanted: Sequence[Explainable], known: Mapping[str, Method]) -> 
             raise InputError("methods", item, expected)
         found[method.name] = method
     return found
+
+
+def with_settings(text: str, known: Mapping[str, Method]) -> Method | None:
+    """Return the method of ``NAME(setting=literal, ...)`` under this text; None for another text.
+
+    Raises:
+        InputError: If it has no such setting, or one is no Python literal.
+    """
+    name, bracket, _ = text.partition("(")
+    if not bracket or name not in known:
+        return None
+    explainer = known[name].explainer
+    makers = (explainer, getattr(explainer, "for_target", explainer))
+    own = {each for maker in makers for each in inspect.signature(maker).parameters} - NO_SETTINGS
+    try:
+        call: Any = ast.parse(text, mode="eval").body
+        settings = {each.arg: ast.literal_eval(each.value) for each in call.keywords}
+    except (SyntaxError, ValueError, AttributeError) as error:
+        raise InputError("methods", text, f"{name}(setting=literal, ...)") from error
+    if call.args or not settings.keys() <= own:
+        raise InputError("methods", text, f"settings of {name}: {', '.join(sorted(own))}")
+    return Method(text, partial(explainer, **settings))
 
 
 def explainer_of(item: Callable[..., Any]) -> Callable[..., Any]:
