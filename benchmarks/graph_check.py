@@ -47,7 +47,7 @@ def main(settings: Settings) -> None:
     dataset = open_dataset(settings.dataset, settings.root)
     for path in settings.files:
         box = OpenVinoNet(path)
-        read = open_checkpoint(path, input_spec=box.input_spec)
+        read = open_checkpoint(path)
         print(f"{path.name}, layer {read.map_layer}")
         embeddings = [retrieved(name, net, dataset) for name, net in named(read, box)]
         print(f"embeddings differ by at most {difference(*embeddings):.1e}", flush=True)

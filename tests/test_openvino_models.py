@@ -8,8 +8,11 @@ import pytest
 import torch
 from conftest import SHARED, present
 from nets import TWIN, images
+from PIL import Image
 
 from reid_explain import CGRAM, GradFAM, InputError, ScoreFAM
+from reid_explain.benchmark.command_line import TargetOptions
+from reid_explain.cli.__main__ import main
 from reid_explain.inputs import BGR_255, InputSpec, load_image
 from reid_explain.models import GraphNet, OpenVinoNet, open_checkpoint, read_openvino
 from reid_explain.models.openvino_graphs import OPERATORS
@@ -93,6 +96,24 @@ def test_it_is_explained_as_its_twin(tmp_path, explainer, layer):
     found = explainer(net, net.map_layer).attribute(X, **data)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert found.abs().max() > 1e-3
+
+
+@pytest.mark.slow
+def test_the_command_line_opens_it(tmp_path):
+    path = written(tmp_path / "twin.xml")
+    target = TargetOptions(weights=path, layer="sum").open()
+    assert target.label == "twin.xml"
+    assert (target.settings()["layer"], target.spec.channels) == ("sum", "BGR")
+    torch.testing.assert_close(target.embed(X), TWIN(X).detach(), rtol=1e-5, atol=1e-6)
+    output = tmp_path / "page.html"
+    files = (str(picture(tmp_path)), "--weights", str(path), "--output", str(output))
+    main(["explain", *files, "--methods", "GradFAM"])
+    assert "GradFAM" in output.read_text()
+
+
+def picture(folder):
+    Image.new("RGB", (8, 12), "red").save(folder / "red.png")
+    return folder / "red.png"
 
 
 def test_half_precision_is_kept_in_float32(tmp_path):
@@ -368,21 +389,25 @@ def test_without_openvino(monkeypatch, tmp_path):
 @pytest.mark.real_data
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "layer", "shape"),
-    [("0277.xml", "1126", (512, 16, 8)), ("0267.onnx", "1150", (256, 16, 8))],
+    ("name", "spec", "layer", "shape"),
+    [
+        ("0277.xml", BGR_255, "1126", (512, 16, 8)),
+        ("0267.onnx", InputSpec(), "1150", (256, 16, 8)),
+    ],
 )
-def test_published_networks_are_those_of_the_runtime(openvino, market_root, name, layer, shape):
+def test_published_networks_are_those_of_the_runtime(
+    openvino, market_root, name, spec, layer, shape
+):
     path = present(SHARED / "weights" / "openvino" / f"person-reidentification-retail-{name}")
     box = OpenVinoNet(path)
-    net = open_checkpoint(path, input_spec=box.input_spec)
+    net = open_checkpoint(path)
+    assert net.input_spec == box.input_spec == spec
     assert (net.map_layer, net.has_seam, net.embedding_dim) == (layer, True, 256)
     assert net.maps[layer] == shape
     photo = load_image(next(market_root.glob("query/*.jpg")))
     image = net.input_spec.to_tensor(photo)[None]
     torch.testing.assert_close(net(image), box(image), rtol=0, atol=1e-4)
-    torch.testing.assert_close(net.embed(net.features(image)), net(image))
     expected = ScoreFAM(box, box.map_layer, max_scored_channels=4).attribute(image)
     found = ScoreFAM(net, net.map_layer, max_scored_channels=4).attribute(image)
     scale = expected.amax()
     torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-3)
-    assert GradFAM(net, net.map_layer).attribute(image).amax() > 0

@@ -25,7 +25,8 @@ class OpenVinoNet(FunctionNet):
         activations: name of the node that gives a map (B, C, h, w); by default the last one.
         embedding: name of the node that gives the embedding (B, D), or (B, D, 1, 1); by default
             the network's only result.
-        input_spec: the images that the network takes; by default ``BGR_255`` of its size.
+        input_spec: the images that the network takes; by default, of its size, those that
+            ``open_checkpoint`` takes for such a file: ``BGR_255``, of ``.onnx`` ``InputSpec()``.
 
     Raises:
         InputError: openvino is not installed; it does not read the file, or not for batches of
@@ -40,13 +41,14 @@ class OpenVinoNet(FunctionNet):
         embedding: str | None = None,
         input_spec: InputSpec | None = None,
     ) -> None:
+        usual = InputSpec() if Path(path).suffix == ".onnx" else BGR_255
         openvino = require("openvino", "path", path)
         try:
             core = openvino.Core()
             network = core.read_model(path)
             _, *size = network.input().partial_shape[1:]
             size = [side.get_length() if side.is_static else None for side in size]
-            super().__init__(self.run, sized(input_spec, size, BGR_255))
+            super().__init__(self.run, sized(input_spec, size, usual))
             network.reshape([-1, 3, *self.input_spec.size])
             maps, results = _maps(network), _results(network)
             chosen = [
