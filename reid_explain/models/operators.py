@@ -59,7 +59,8 @@ def convolve(x: Tensor, weight: Tensor, window: Window, bias: Tensor | None = No
     groups = x.shape[1] // weight.shape[1]
     x, padding = window.padded(x)
     function = CONVOLUTIONS[len(padding)]  # torch.convolution is not cast by autocast
-    return function(x, weight, bias, window.strides, padding, window.dilations, groups)
+    made: Tensor = function(x, weight, bias, window.strides, padding, window.dilations, groups)
+    return made
 
 
 def max_pool(x: Tensor, window: Window, *, ceil: bool) -> Tensor:
