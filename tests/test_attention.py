@@ -307,6 +307,18 @@ def test_torchvision():
         assert maps.std() > 0
 
 
+def test_legrad_of_torchcam():
+    peer = pytest.importorskip("torchcam.methods", reason="torchcam is not installed")
+    torch.manual_seed(0)
+    net = VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=7).eval()
+    nn.init.normal_(net.heads.head.weight)
+    x = images(2, (32, 32)).float()
+    with peer.LeGrad(net, [*net.encoder.layers]) as cam:
+        net(x)
+        (theirs,) = cam(3, normalized=False)
+    close(LeGrad(net).attribute(x, Logit(3), interpolate_mode=None)[:, 0], theirs)
+
+
 def test_hugging_face():
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
