@@ -8,6 +8,7 @@ that come with the package. The notebook of this page is at its end; nothing is 
 
 import matplotlib.pyplot as plt
 import torch
+import torch.nn.functional as F
 
 from reid_explain import ActivationMean, GradFAM, GradRAM, PlaceToPlace, Random
 from reid_explain.datasets import SyntheticReID
@@ -15,7 +16,6 @@ from reid_explain.fills import blurred
 from reid_explain.metrics.faithfulness import composite, top_area_masks
 from reid_explain.models import load_pretrained
 from reid_explain.retrieval import Gallery, embed_records
-from reid_explain.vectors import cosine
 from reid_explain.visualization import comparison_figure, matches_figure, rank_figure
 
 # %%
@@ -60,7 +60,7 @@ for name, method in {**methods, "noise": Random}.items():
     masks = top_area_masks(method(model, model.map_layer).attribute(few), [0.1, 0.3])
     with torch.no_grad():
         kept = [model(composite(few, mask, blurred(few))) for mask in masks.unbind(1)]
-    left = [float(cosine(part, whole).mean()) for part in kept]
+    left = [float(F.cosine_similarity(part, whole).mean()) for part in kept]
     print(f"{name:13} 10 % of the pixels: {left[0]:.2f}    30 %: {left[1]:.2f}")
 
 # %%
