@@ -339,7 +339,7 @@ def test_hugging_face():
                 return self.net(x).last_hidden_state[:, 0]
 
         for explainer in EVERY:
-            maps = explainer(Embedding()).attribute(x, interpolate_mode=None)
+            maps = explainer(Embedding()).attribute(x, objective=Logit(3), interpolate_mode=None)
             assert maps.shape == (2, 1, 4, 4)
             assert maps.min() >= 0
             assert maps.std() > 0
