@@ -158,7 +158,7 @@ def test_the_loss_is_that_of_a_plain_loop(monkeypatch):
     explainer = explainer_of(net)
     areas = torch.tensor([[0.1, 0.5], [0.3, 0.05], [0.7, 0.2]])
     fills = images(6, seed=3).view(3, 2, 3, *SIZE)
-    monkeypatch.setattr(amortized, "drawn", lambda images, masks: (areas, fills))
+    monkeypatch.setattr(amortized, "drawn", lambda *args: (areas, fills))
     for share, goal_of in ((0.0, lambda n: n), (1.0, lambda n: n - 1)):
         found = KeepStep(explainer, 2, share)(x, torch.zeros(3))["lost"].item()
         own, losses = net(x).detach(), []
@@ -176,14 +176,23 @@ def test_the_loss_is_that_of_a_plain_loop(monkeypatch):
 
 def test_areas_and_fills_are_drawn_from_the_global_state():
     torch.manual_seed(0)
-    areas, fills = amortized.drawn(images(40).float(), 3)
+    areas, fills = amortized.drawn(images(40).float(), 3, 0.0)
     assert areas.shape == (40, 3)
     assert fills.shape == (40, 3, 3, *SIZE)
     nearest = (areas[..., None] / torch.tensor(amortized.AREAS) - 1).abs().min(dim=-1)
     assert nearest.values.max() <= 0.2 + 1e-6
     assert {*nearest.indices.flatten().tolist()} == {*range(6)}
     torch.manual_seed(0)
-    assert torch.equal(amortized.drawn(images(40).float(), 3)[1], fills)
+    assert torch.equal(amortized.drawn(images(40).float(), 3, 0.0)[1], fills)
+
+
+def test_another_image_of_the_batch_is_a_fill_where_it_is_asked_for():
+    x = images(40, size=(24, 16)).float()  # a blur of 8 cells would leave 8 columns as they are
+    for share, low, high in ((0.0, 0, 0), (0.5, 0.3, 0.7), (1.0, 1, 1)):
+        fills = amortized.drawn(x, 2, share)[1]
+        of_others = [(fills[n, k] == x).all(dim=(1, 2, 3)) for n in range(40) for k in range(2)]
+        assert low <= sum(bool(same.any()) for same in of_others) / 80 <= high
+        assert not any(of_others[2 * n + k][n] for n in range(40) for k in range(2))
 
 
 @pytest.mark.slow
@@ -265,6 +274,7 @@ def test_the_control_is_an_option(settings, tmp_path):
 def test_too_few_images_are_refused_before_a_folder_is_claimed(settings, tmp_path):
     with pytest.raises(InputError, match="root: got 32 training images"):
         settings(output=tmp_path / "it", batch=40).run()
-    with pytest.raises(InputError, match="masks"):
-        settings(output=tmp_path / "it", masks=0).run()
+    for masks in (0, 7):
+        with pytest.raises(InputError, match="masks"):
+            settings(output=tmp_path / "it", masks=masks).run()
     assert not (tmp_path / "it").exists()

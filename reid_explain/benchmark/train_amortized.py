@@ -30,6 +30,7 @@ from reid_explain.datasets.registry import SYNTHETIC, open_dataset
 from reid_explain.errors import InputError
 from reid_explain.explainers.amortized import HEADS, AmortizedFAM
 from reid_explain.files import atomic
+from reid_explain.fills import AREAS
 from reid_explain.training.amortized import KeepStep
 from reid_explain.training.images import TrainingImages, cached_pixels, to_input
 from reid_explain.training.loop import TrainingLoop
@@ -56,6 +57,7 @@ class TrainAmortized:
         batch: images of a step
         masks: of an image, at different areas; at most 6
         references: share of the images that are explained as similar to another one
+        others: share of fills that are another image, which is a kind of the evaluation, too
         learning_rate: of AdamW, with a warm-up and a cosine to 0
         weight_decay: of AdamW
         sees: what the head reads; of "image" it is a control, which never meets the activations
@@ -70,9 +72,10 @@ class TrainAmortized:
     cache: Path | None = None
     images: int | None = None
     epochs: int = 8
-    batch: int = 16
+    batch: int = 8
     masks: int = 2
-    references: float = 0.25
+    references: float = 0.1
+    others: float = 0.0
     learning_rate: float = 2e-3
     weight_decay: float = 1e-3
     sees: Literal["activation", "image"] = "activation"
@@ -82,6 +85,8 @@ class TrainAmortized:
         """Train and save."""
         for name in ("epochs", "batch", "masks"):
             check_at_least(name, getattr(self, name), 1)
+        if self.masks > len(AREAS):
+            raise InputError("masks", self.masks, f"at most {len(AREAS)}, one for each area")
         target, dataset = self.target.open(), open_dataset(self.dataset, self.root)
         records = self._chosen(dataset)
         settings = {name: value for name, value in asdict(self).items() if name not in FREE}
@@ -95,7 +100,7 @@ class TrainAmortized:
         set_seed(self.seed)
         explainer = self._explainer(target, images[next(iter(batches))[0]][0][None])
         accelerator = Accelerator(cpu=target.device.type == "cpu")
-        step = KeepStep(explainer, self.masks, self.references)
+        step = KeepStep(explainer, self.masks, self.references, self.others)
         optimizer = torch.optim.AdamW(step.parameters(), weight_decay=self.weight_decay)
         loader: Any = DataLoader(images, batch_sampler=batches)
         parts = (accelerator, step, [optimizer], loader, self.output, self.epochs)

@@ -25,12 +25,15 @@ class KeepStep(nn.Module):
         explainer: Its head is trained; its model, in eval mode, is left as it is.
         masks: Of each image.
         references: The share of images with the goal of another one.
+        others: The share of fills that are another image of the batch.
     """
 
-    def __init__(self, explainer: AmortizedFAM, masks: int, references: float) -> None:
+    def __init__(
+        self, explainer: AmortizedFAM, masks: int, references: float, others: float = 0.0
+    ) -> None:
         super().__init__()
         self.head = explainer.head
-        self.masks, self.references = masks, references
+        self.masks, self.references, self.others = masks, references, others
         self._explainer = (explainer,)  # No part of what is trained and saved.
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -43,7 +46,7 @@ class KeepStep(nn.Module):
             goals = torch.where(other.to(own.device), own.roll(1, dims=0), own)
             slope = gradient((goals * output.float()).sum(dim=1), activation)
         seen = (explainer._as_map(each.detach(), images) for each in (activation, slope))
-        areas, fills = drawn(images, self.masks)
+        areas, fills = drawn(images, self.masks, self.others)
         highest = soft_masks(self.head(images, *seen), areas, images.shape[2:]).to(fills)
         kept = torch.lerp(fills, images[:, None], highest).flatten(0, 1)
         shown = explainer.forward_func(kept.contiguous(memory_format=torch.channels_last))
@@ -51,10 +54,12 @@ class KeepStep(nn.Module):
         return {"lost": 1 - similar.mean()}
 
 
-def drawn(images: Tensor, masks: int) -> tuple[Tensor, Tensor]:
+def drawn(images: Tensor, masks: int, others: float) -> tuple[Tensor, Tensor]:
     """Draw areas (B, k) near ``AREAS`` and a fill (B, k, C, H, W) for each of k masks an image."""
     first = torch.stack([torch.randperm(len(AREAS))[:masks] for _ in images])
     areas = torch.tensor(AREAS)[first] * (1 + AREA_JITTER * (2 * torch.rand(first.shape) - 1))
     chance = torch.default_generator
     fills = [torch.stack([random_fill(image, chance) for _ in range(masks)]) for image in images]
-    return areas.to(images.device), torch.stack(fills)
+    strangers = torch.stack([images.roll(1 + n, dims=0) for n in range(masks)], dim=1)
+    strange = torch.rand(len(images), masks, 1, 1, 1) < others
+    return areas.to(images.device), strangers.where(strange.to(images.device), torch.stack(fills))
