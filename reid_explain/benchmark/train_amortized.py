@@ -71,7 +71,7 @@ class TrainAmortized:
     root: Path | None = None
     cache: Path | None = None
     images: int | None = None
-    epochs: int = 8
+    epochs: int = 4
     batch: int = 8
     masks: int = 2
     references: float = 0.1
