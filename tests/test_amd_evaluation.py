@@ -80,6 +80,7 @@ def test_ranked_precision_by_hand(scores, relevant, known, expected):
     close(found, torch.tensor(expected).float(), equal_nan=True)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**6), st.integers(1, 12))
 def test_ranked_precision_is_a_plain_walk(seed, attributes):
     generator = torch.Generator().manual_seed(seed)

@@ -115,6 +115,7 @@ def states(interpreter: AMDInterpreter) -> list[dict[str, object]]:
 # What it returns
 
 
+@pytest.mark.slow
 @every_target
 def test_forward_is_the_definition(name):
     """In float64: f^k = embed(F x A^k), one attribute at a time, through the user's seam alone."""
@@ -143,6 +144,7 @@ def test_forward_is_the_definition(name):
     assert (found.parts[:, 0] - found.parts[:, 1]).abs().max() > 0.01 * found.parts.abs().max()
 
 
+@pytest.mark.slow
 @every_target
 def test_an_explanation_adds_up(name):
     interpreter = made(name)
@@ -175,6 +177,7 @@ def test_swapping_the_images_swaps_the_maps_alone():
     close(there[2:], back[2:])
 
 
+@pytest.mark.slow
 @every_target
 def test_identical_images_are_no_distance_apart_in_equal_shares(name):
     found = made(name).explain(QUERY, QUERY)
@@ -204,6 +207,7 @@ def test_the_map_of_one_attribute_is_that_of_the_pair(mode):
         close(pair.gallery_maps, F.interpolate(maps, SIZE, mode=mode, align_corners=aligned))
 
 
+@pytest.mark.slow
 @every_target
 def test_the_map_of_a_pair_is_the_sum_of_contributions_times_maps(name):
     interpreter = made(name)
@@ -217,6 +221,7 @@ def test_the_map_of_a_pair_is_the_sum_of_contributions_times_maps(name):
     assert found.is_contiguous()
 
 
+@pytest.mark.slow
 def test_each_reference_serves_its_share_of_the_images():
     interpreter = made("avg")
     six = torch.cat([QUERY, images(3, SIZE, seed=9, dtype=torch.float32)])
@@ -280,6 +285,7 @@ def test_captum_tools(rows):
     assert (sensitivity > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("name", ["avg", "own"])
 def test_any_dtype(name, dtype, tmp_path):
@@ -298,6 +304,7 @@ def test_any_dtype(name, dtype, tmp_path):
         assert (value - was).abs().max() <= tolerance * was.abs().max()
 
 
+@pytest.mark.slow
 def test_a_compiled_model():
     plain = interpreter_of(own_net(OwnStages))
     compiled = torch.compile(own_net(OwnStages), backend="eager")
@@ -311,6 +318,7 @@ def target_of(model: nn.Module, spec: InputSpec | None = None) -> SimpleNamespac
     return SimpleNamespace(model=model, spec=spec or InputSpec())
 
 
+@pytest.mark.slow
 def test_the_shipped_model_has_its_interpreter():
     assert AMDInterpreter.needs == ("references",)
     model = load_pretrained("synthetic")
@@ -345,6 +353,7 @@ def test_images_made_under_inference_mode_and_inside_it():
     close(interpreter.explain(query, gallery), expected)
 
 
+@pytest.mark.slow
 def test_autocast_keeps_features_distances_and_gradients_in_float32():
     interpreter = made("osnet")
     exact = interpreter.explain(QUERY, GALLERY)
@@ -532,6 +541,7 @@ def test_index_of_an_attribute(attribute, place):
 # What it leaves behind
 
 
+@pytest.mark.slow
 @every_target
 @pytest.mark.parametrize("training", [False, True])
 def test_explaining_changes_nothing(name, training):
@@ -603,6 +613,7 @@ def test_a_stage_that_writes_into_its_input_gets_what_it_had():
 # Files
 
 
+@pytest.mark.slow
 @every_target
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 0), (torch.float16, 2e-2)])
 def test_a_file_gives_the_same_interpreter(name, dtype, tolerance, tmp_path):

@@ -223,6 +223,7 @@ def test_low_precision_is_promoted_also_under_autocast(dtype):
         assert torch.equal(term, expected[name])
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 12),
     st.integers(0, 12),
@@ -240,6 +241,7 @@ def test_the_ideal_shares_cost_nothing(exclusive, common, nu, unknown):
     assert prior_each_loss(shares, labels, nu).item() <= 1e-6
 
 
+@pytest.mark.slow
 @given(st.integers(0, 1000), st.floats(1e-3, 1e3))
 def test_terms_know_no_unit_order_of_attributes_or_side_of_a_pair(seed, unit):
     distances, target, first, second = random_pairs(seed=seed)

@@ -119,6 +119,7 @@ class TestAttributePairFigure:
         assert same[0] == same[1]
         assert len({differs, same[0], others}) == 3
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("top", [5, 9])
     def test_without_others_where_all_are_shown(self, top):
         bars = bars_of(pair(top=top))

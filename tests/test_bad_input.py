@@ -215,6 +215,7 @@ def test_interpolate_mode(explainer):
     assert_raises("interpolate_mode: got 'area'", explainer, interpolate_mode="area")
 
 
+@pytest.mark.slow
 @references
 @pytest.mark.parametrize(
     ("given", "match"),

@@ -37,6 +37,7 @@ def quick_methods() -> dict[str, Method]:
     }
 
 
+@pytest.mark.slow
 def test_every_method_explains_what_it_says():
     model = small_reid_net()
     x, references = IMAGES[:1], IMAGES[1:2]
@@ -65,6 +66,7 @@ def test_attention_is_explained_whatever_the_layer_of_the_target():
             assert found.shape == (1, 1, 4, 2)
 
 
+@pytest.mark.slow
 def test_batches_and_classes_by_hand():
     model = small_reid_net()
     one = target(model)
@@ -83,6 +85,7 @@ def test_a_target_leaves_its_model_in_training_mode():
     assert all(module.training for module in model.modules())
 
 
+@pytest.mark.slow
 def test_bfloat16_is_the_models_alone():
     one = target(small_reid_net(), precision="bfloat16")
     embedded = one.embed(IMAGES)

@@ -114,6 +114,7 @@ def test_attributes_are_summed_by_group():
     assert rows.tolist() == [[0, 1, 1, 0], [1, 0, 0, 0]]
 
 
+@pytest.mark.slow
 def test_the_control_is_the_same_for_every_pair(bench, monkeypatch):
     monkeypatch.setattr(causal_attributes, "MEAN_PAIRS", 2)
     decompose = mean_effect(bench)

@@ -96,6 +96,7 @@ def test_effects_are_what_the_model_does(world):
             assert effect.item() == pytest.approx(0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_masses_are_ranked_against_effects(world):
     view = View(scene_of(world, {"own": lambda subject: subject.images[:, :1]}), "own")
     for mass, expected in (

@@ -157,6 +157,7 @@ def images_of(folder, names):
     )
 
 
+@pytest.mark.slow
 def test_a_folder_is_ranked_and_embedded_once(folder, capsys, monkeypatch):
     command = ["rank", "query.png", "--gallery", "people", "--top", "2", *FAST, *osnet()]
     main(command)
@@ -178,6 +179,7 @@ def test_a_folder_is_ranked_and_embedded_once(folder, capsys, monkeypatch):
     assert sum(embedded) == 5
 
 
+@pytest.mark.slow
 def test_an_index_knows_what_changed(folder):
     index = index_folder(folder / "people", target())
     assert [path.name for path in index.paths] == ["1.png", "\u00e9.jpg", "c.png"]
@@ -260,6 +262,7 @@ def test_models_and_the_doctor(folder, capsys):
     assert "layer conv5: a map of 4 x 2" in out
 
 
+@pytest.mark.slow
 def test_every_command_has_help(capsys):
     for name in COMMANDS:
         with pytest.raises(SystemExit, match="0"):
@@ -275,6 +278,7 @@ def test_benchmarks_run_by_their_name(capsys):
     assert "--queries" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -346,6 +350,7 @@ def test_what_is_wrong_is_one_line(damaged, monkeypatch, command, message):
     assert {path for path in damaged.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_a_query_is_explained_once_where_no_reference_is_needed(folder):
     seen = []
 

@@ -39,6 +39,7 @@ def args_of(file):
     return (CAMERAS,) if "cv_embed" in file.weights else ()
 
 
+@pytest.mark.slow
 def test_the_authors_files_open_and_compute_their_equations(file, tmp_path):
     args = args_of(file)
     vectors = file.vectors(X, CAMERAS.tolist()) if args else file.vectors(X)
@@ -54,6 +55,7 @@ def test_the_authors_files_open_and_compute_their_equations(file, tmp_path):
         close(after.logits(X, *args), clip_logits(file, vectors))
 
 
+@pytest.mark.slow
 def test_explained(file, tmp_path):
     model, args, x = opened(file, tmp_path).float(), args_of(file), X.float()
     for explainer, options in ((GradFAM, {}), (ScoreFAM, {"max_scored_channels": 4})):
@@ -63,6 +65,7 @@ def test_explained(file, tmp_path):
         assert maps.any()
 
 
+@pytest.mark.slow
 def test_each_image_of_a_pair_has_its_camera(tmp_path):
     file = CLIPReIDFile(cameras=3)
     net, others = opened(file, tmp_path), torch.tensor([1, 2])
@@ -80,12 +83,14 @@ def test_each_image_of_a_pair_has_its_camera(tmp_path):
     close(half(X, 2), torch.cat(file.vectors(X, [2] * 3, factor=0.5), 1))
 
 
+@pytest.mark.slow
 def test_the_resnet_has_an_interpreter(tmp_path):
     model = opened(CLIPReIDResNetFile(), tmp_path).float()
     interpreter = AMDInterpreter(model, ["hat"], spec=InputSpec(SIZE))
     close(interpreter.decompose(X.float())[0], model(X.float()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
@@ -110,6 +115,7 @@ def test_the_file_tells_its_network(file, expected, tmp_path):
     assert not [key for key in without.state_dict() if key.startswith("classifier")]
 
 
+@pytest.mark.slow
 def test_published_shapes():
     with torch.device("meta"):
         vit, resnet = build_model("clip_reid_vit", stride=12), build_model("clip_reid_resnet")
@@ -124,6 +130,7 @@ def test_published_shapes():
     assert counts[1] - (129 - 50) * 2048 == 38_316_896
 
 
+@pytest.mark.slow
 def test_bad_settings(tmp_path):
     with pytest.raises(InputError, match="neck: got 'none', expected one of 'before', 'after'"):
         build_model("clip_reid_resnet", width=16, neck="none")

@@ -73,6 +73,7 @@ def test_presets(name, check):
     found()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*every map is zero")
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

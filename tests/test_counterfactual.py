@@ -134,6 +134,7 @@ def test_the_images_are_those_that_the_model_takes(pair):
     torch.testing.assert_close(spec.to_rgb(found.images), plain.images, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(seed=st.integers(0, 2**31), size=st.sampled_from([(32, 16), (128, 64), (50, 40)]))
 def test_the_same_person_stays_as_it_is(seed, size):

@@ -647,6 +647,7 @@ def test_any_names_and_cameras_come_back(people, tmp_path_factory):
 # By name
 
 
+@pytest.mark.slow
 def test_every_data_set_by_its_name(tmp_path):
     layouts = {
         "market1501": FILES,

@@ -361,6 +361,7 @@ def test_ram_refuses_a_model_with_a_head_and_names_grad_ram():
 # Properties
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
@@ -380,6 +381,7 @@ def test_score_fam_does_not_depend_on_the_chunk(seed, batch, height, width, chun
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), scale=st.floats(0.1, 10))
 def test_scale_of_the_embedding(seed, scale):

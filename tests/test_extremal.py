@@ -41,6 +41,7 @@ class Window(nn.Module):
         return self.layer(x)[:, :, row, column]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [(0, 0), (1, 3), (3, 1)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_map_finds_the_one_region_that_a_model_sees(cell, seed):
@@ -93,6 +94,7 @@ class Cells(nn.Module):
         return self.layer(x)[:, :, self.rows].flatten(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_difference_is_where_it_is_and_similarity_where_it_is_not(seed):
     x = 1 + 0.1 * images(1, (16, 16))
@@ -153,6 +155,7 @@ def test_further_arguments_go_with_their_images():
         close(maps[own], explainer.attribute(X[own], None, shifts[own]))
 
 
+@pytest.mark.slow
 def test_the_seed_decides_and_nothing_else():
     net = HeadNet().eval()
     maps = ExtremalFAM(net, "relu", rounds=3).attribute(X)
@@ -179,6 +182,7 @@ def test_an_image_does_not_depend_on_its_batch(monkeypatch, per_descent):
     close(apart[3:], explainer.attribute(batch[3:], others[3:], explains="difference"))
 
 
+@pytest.mark.slow
 def test_form_of_the_maps():
     explainer = ExtremalFAM(HeadNet(), "relu", rounds=3)
     grid = explainer.attribute(X, interpolate_mode=None)

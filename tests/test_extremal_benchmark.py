@@ -56,6 +56,7 @@ def test_bad_arguments(tmp_path, arguments, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_map_that_is_the_channel_mean_gains_nothing(monkeypatch):
     """A search whose first descent, from the channel mean, does not move."""
     monkeypatch.setattr("reid_explain.explainers.descent.STEP_SIZE", 1e-9)

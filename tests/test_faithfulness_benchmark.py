@@ -320,6 +320,7 @@ def test_no_query_with_a_match_and_a_gallery_of_one():
             Faithfulness().run(tiny_target(), people, methods=["GradFAM"])
 
 
+@pytest.mark.slow
 def test_a_disk_error_ends_in_one_line(small_files, tmp_path, monkeypatch):
     def full(self: Rows, row: Row) -> None:
         raise OSError(28, "No space left on device", "rows-0.jsonl")

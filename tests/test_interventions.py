@@ -119,11 +119,13 @@ def test_a_rendering_may_be_written_to(world):
 # ---------------------------------------------------------------- attributes of other people
 
 
+@pytest.mark.slow
 def test_no_change_is_the_rendering_itself(world):
     for record in some(world, 4):
         assert same(world.intervene(record, {}), world.render(record))
 
 
+@pytest.mark.slow
 def test_a_persons_own_attributes_change_nothing(world):
     for record in some(world, 4):
         own = labels_of(world, record)
@@ -226,6 +228,7 @@ def test_a_photographed_garment_moves_towards_the_others_color(world):
         assert (np.sign(step) == np.sign(moved))[far].all()
 
 
+@pytest.mark.slow
 def test_all_groups_give_the_others_labels_in_the_records_pose(world):
     for record in some(world, 4):
         other = next(r for r in world.train if r.identity != record.identity)
@@ -284,6 +287,7 @@ def test_shapes_of_the_parts_cover_the_person(world):
         assert np.array_equal(np.any(shapes, axis=0), world.render(record).person)
 
 
+@pytest.mark.slow
 def test_without_all_parts_nobody_is_there(world):
     for record in some(world, 3):
         original, changed, region, shape = world.remove(record, *PARTS)
@@ -330,6 +334,7 @@ def test_bare_skin_shows_under_clothes(world):
 # ---------------------------------------------------------------- backgrounds
 
 
+@pytest.mark.slow
 def test_its_own_background_is_the_rendering_itself(world):
     for record in some(world, 4):
         assert same(world.swap_background(record, record), world.render(record))

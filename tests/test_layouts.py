@@ -74,6 +74,7 @@ def save(net, path, **others):
 # From a file to the network
 
 
+@pytest.mark.slow
 def test_the_opened_network_computes_what_the_projects_network_does(project, tmp_path):
     net, layout = project
     assert find_layout(net.state_dict()) == layout
@@ -104,6 +105,7 @@ def test_what_weights_do_not_show_matters_and_an_option_replaces_it(net, option,
         assert (model(X) - theirs(X)).abs().max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("net", "expected"),
     [
@@ -121,6 +123,7 @@ def test_architecture_by_names_and_shapes(net, expected, tmp_path):
     assert (found["num_classes"], found["width"]) == (5, 1 / 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name for name in MODELS if name.startswith(("osnet_", "mobilenetv2_"))]
 )
@@ -131,6 +134,7 @@ def test_every_width_and_norm_tells_itself(name):
     assert find_layout(state) == "torchreid"
 
 
+@pytest.mark.slow
 def test_an_osnet_of_this_package_opens_too(tmp_path):
     net = trained(build_model("osnet_ain_x0_25", 6))
     torch.save(net.state_dict(), tmp_path / "w.pth")
@@ -139,6 +143,7 @@ def test_an_osnet_of_this_package_opens_too(tmp_path):
         open_checkpoint(tmp_path / "w.pth", width=0.5)
 
 
+@pytest.mark.slow
 def test_the_stride_of_resnet50_fc512_is_not_that_of_its_siblings(tmp_path):
     reduced = open_checkpoint(save(TorchreidResNet(reduced=True), tmp_path / "w.pth"))
     assert reduced.features(X).shape[2:] == (4, 2)
@@ -208,6 +213,7 @@ PARTED = {
 TALL = torch.randn(2, 3, 112, 32, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTED)
 def test_networks_of_parts(name, tmp_path):
     build, expected = PARTED[name]
@@ -247,6 +253,7 @@ def test_a_pcb_without_classifiers_does_not_tell_its_parts(tmp_path):
 # Into a network that is there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torchreid 18", "strong, ibn", "fast, no neck", "fast, first"])
 def test_load_checkpoint_fills_the_projects_network(name, tmp_path):
     build, layout = NETS[name]
@@ -358,6 +365,7 @@ def test_all_disagreements_are_listed_under_both_names(tmp_path):
     assert "build_model with pooling='gem' (see open_checkpoint)" in message
 
 
+@pytest.mark.slow
 def test_the_hint_names_what_the_network_lacks(tmp_path):
     path = save(FastReID(**SBS), tmp_path / "w.pth")
     message = complaint(build_model("resnet18", 5, width=1 / 8), path)
@@ -401,6 +409,7 @@ SPECS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPECS)
 def test_projects_know_their_images(name, tmp_path):
     found = open_checkpoint(save(NETS[name][0](), tmp_path / "w.pth")).input_spec
@@ -431,6 +440,7 @@ def test_networks_of_parts_take_tall_images(tmp_path):
     assert build_model("bot", backbone="resnet18").input_spec.size == (256, 128)
 
 
+@pytest.mark.slow
 def test_names_that_are_the_models_are_left_alone(tmp_path):
     # Torchvision's ResNet has the names that are renamed in torchreid's files.
     block, layers = torchvision.models.resnet.BasicBlock, [1, 1, 1, 1]
@@ -507,6 +517,7 @@ def test_a_file_of_timm_says_how_it_opens(tmp_path):
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.slow
 def test_a_rectangular_transformer_opens_with_a_square_file_and_with_its_own(tmp_path):
     torch.manual_seed(0)
     square = trained(timm.create_model("test_vit", img_size=64))

@@ -34,6 +34,7 @@ def test_values_by_hand(map_, energy, hit):
     assert area(REGION).tolist() == [0.5]
 
 
+@pytest.mark.slow
 @given(arrays(np.float32, (3, 1, 4, 5), elements=st.floats(-1, 1, width=32)), st.floats(0.5, 4))
 def test_scale_does_not_matter_and_complements_add_up(values, scale):
     maps = torch.from_numpy(values)

@@ -155,6 +155,7 @@ class TestAll:
         assert draw(figure=figure) is figure
         plt.close(figure)
 
+    @pytest.mark.slow
     def test_nothing_is_cut(self, draw):
         figure = draw()
         figure.savefig(io.BytesIO())

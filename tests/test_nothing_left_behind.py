@@ -38,6 +38,7 @@ def test_masked_forwards_are_bare(explainer):
     assert masked == [(4, 0, False), (2, 0, False)]  # 2 images x 3 live channels
 
 
+@pytest.mark.slow
 def test_two_threads_on_two_models():
     nets = [HeadNet(seed=0), HeadNet(seed=5)]
     pictures = [images(2, seed=1), images(2, seed=2)]

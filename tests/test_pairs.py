@@ -79,6 +79,7 @@ def world() -> SyntheticReID:
     return drawn_once(train_identities=0, test_identities=3, distractors=0)
 
 
+@pytest.mark.slow
 def test_pieces_make_the_parts_and_the_person(world):
     record = world.query[0]
     pieces = world.pieces(record)

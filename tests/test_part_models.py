@@ -167,6 +167,7 @@ def test_mgn_is_its_definition(size, pooling, reduction):
     assert model.pool(model.features(x)).shape == (2, model.channels)
 
 
+@pytest.mark.slow
 def test_mgn_of_bottlenecks_with_instance_norm_and_fast_reids_stem():
     options = {"ibn": True, "ceil_mode": True}
     model = mgn(backbone="resnet50", **options)
@@ -206,6 +207,7 @@ def test_forward_is_embed_of_features_in_both_modes(name, mode):
 # Part by part
 
 
+@pytest.mark.slow
 @every_net
 def test_the_embedding_is_its_parts(name):
     model = NETS[name]()
@@ -384,6 +386,7 @@ def test_every_explainer_on_the_embedding_and_on_one_part(name, index):
         RAM(forward, model.map_layer).attribute(X, X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pcb", "mgn"])
 def test_class_based_explainers_take_the_logits(name):
     model = NETS[name]()
@@ -409,6 +412,7 @@ def test_grad_fam_of_a_pcb_part_in_closed_form(size):
         assert found[:, :, outside].amax() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(8))
 def test_a_part_of_mgn_has_one_map_on_its_branch_and_on_all(index):
     model = mgn()
@@ -453,6 +457,7 @@ def test_the_interpreter_splits_what_a_part_network_embeds(name, size):
     close(explanation.distance, (model(x[:1]) - model(x[1:])).norm(dim=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pcb, own length", "mgn"])
 def test_an_interpreter_of_a_part_network_learns(name):
     torch.manual_seed(0)

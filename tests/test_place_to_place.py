@@ -127,6 +127,7 @@ def integrated(head, start: Tensor, end: Tensor, steps: int = 400) -> Tensor:
     return sum(jacobians) / steps * way
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["map", "tokens", "gem"])
 def test_vectors_are_integrated_jacobians(name):
     """Also where the layer has a token that is no place: it is shared equally."""
@@ -212,6 +213,7 @@ def test_contributions_are_products_of_integrated_jacobians():
     assert found.error.abs() < 1e-4
 
 
+@pytest.mark.slow
 def test_contributions_are_those_of_exclip():
     exclip = pytest.importorskip("exclip.explanation", reason="exclip is not installed")
     net, vectors = Curved(), []

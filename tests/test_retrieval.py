@@ -213,6 +213,7 @@ def test_agrees_with_the_sorted_evaluation_on_a_random_gallery(metric, monkeypat
         assert [row.tolist() for row in ranks] == expected
 
 
+@pytest.mark.slow
 @given(st.integers(0, 200), st.sampled_from(["cosine", "euclidean"]))
 def test_match_similarity_agrees_with_a_plain_loop(seed, metric):
     generator = torch.Generator().manual_seed(seed)

@@ -60,6 +60,7 @@ def test_the_frame_is_tidy():
     assert frame["value"].isna().sum() == 4
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_a_shard_cut_or_damaged_anywhere_loses_only_the_rows_it_hits(tmp_path, data):

@@ -81,6 +81,7 @@ def test_an_interrupted_run_ends_with_the_same_table(whole, tmp_path):
         assert (tmp_path / name).read_bytes() == (output / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_channel_weights_of_the_methods_that_score_channels():
     frame = Sanity(images=1).run(tiny_target(classes=0), TinyWorld())
     of_scores = frame[frame["method"] == "ScoreFAM"]
@@ -156,6 +157,7 @@ def test_the_model_is_restored_after_an_error(monkeypatch):
     assert_same(state_of(target.model), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "message"),
     [

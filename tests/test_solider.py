@@ -21,6 +21,7 @@ def opened(file, folder, **options):
     return open_checkpoint(folder / "w.pth", **options).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("semantic", [True, False])
 def test_the_authors_files_open_and_compute_their_equations(semantic, tmp_path):
     file = SoliderFile(semantic=semantic)
@@ -51,6 +52,7 @@ def test_windows_that_divide_and_windows_larger_than_the_map(window, tmp_path):
         close(opened(file, tmp_path)(X), file.vector(X))
 
 
+@pytest.mark.slow
 def test_explained_and_interpreted(tmp_path):
     model, x = opened(SoliderFile(), tmp_path).float(), X.float()
     for explainer, options in ((GradFAM, {}), (ScoreFAM, {"max_scored_channels": 4})):
@@ -62,6 +64,7 @@ def test_explained_and_interpreted(tmp_path):
     close(interpreter.decompose(x)[0], model(x))
 
 
+@pytest.mark.slow
 def test_the_file_tells_its_network(tmp_path):
     model = opened(SoliderFile(), tmp_path)
     found = architecture_of(model.state_dict())
@@ -79,6 +82,7 @@ def test_the_file_tells_its_network(tmp_path):
     assert round(body / 1e6, 1) == 86.7
 
 
+@pytest.mark.slow
 def test_a_teacher_of_dino(tmp_path):
     file = SoliderFile()
     body = {k[5:]: v for k, v in file.weights.items() if k.startswith("base.")}

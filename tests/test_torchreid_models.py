@@ -24,6 +24,7 @@ def net(request):
     return trained(build_model(request.param, 3)), *NETS[request.param]
 
 
+@pytest.mark.slow
 def test_seam_layer_and_maps(net):
     model, channels, grid, dim = net
     features = model.features(X)
@@ -39,6 +40,7 @@ def test_seam_layer_and_maps(net):
         assert maps.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["osnet_ain_x0_25", "mobilenetv2_x1_0"])
 def test_an_interpreter_owns_the_last_stages(name):
     model = trained(build_model(name))
@@ -46,6 +48,7 @@ def test_an_interpreter_owns_the_last_stages(name):
     torch.testing.assert_close(interpreter.decompose(X)[0], model(X))
 
 
+@pytest.mark.slow
 def test_published_sizes():
     # Millions of parameters, Sandler et al., table 4, without the classifier of 1000 classes.
     with torch.device("meta"):

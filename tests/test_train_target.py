@@ -531,6 +531,7 @@ def refused(arguments):
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_wrong_input_ends_with_one_line(settings, whole, tmp_path):
     def told(*more, **changes):
         return refused(command(replace(settings, **changes), *more))

@@ -51,6 +51,7 @@ def with_cameras(file):
     return (CAMERAS,) if "base.sie_embed" in file.weights else ()
 
 
+@pytest.mark.slow
 def test_the_authors_files_open_and_compute_their_equations(file, tmp_path):
     assert find_layout(file.weights) == "transreid"
     args = with_cameras(file)
@@ -143,6 +144,7 @@ def test_places_of_a_pair_are_those_of_its_cameras(net):
     assert found.contributions.shape == (2, rows, columns, rows, columns)
 
 
+@pytest.mark.slow
 def test_score_fam_gives_masked_images_the_camera_of_theirs(net):
     method = ScoreFAM(net, net.map_layer, max_scored_channels=2)
     together = method.attribute(X, additional_forward_args=CAMERAS)

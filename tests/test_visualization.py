@@ -131,6 +131,7 @@ class TestOverlay:
         map_ = value * (1 + noise * photos(1, 4, 2)[0, :1].double())
         np.testing.assert_allclose(overlay(image, map_, opacity=1), array(image), atol=1e-7)
 
+    @pytest.mark.slow
     @settings(max_examples=25, deadline=None)
     @given(scale=st.floats(1e-6, 1e6), offset=st.floats(0, 100))
     def test_only_the_shape_of_an_unsigned_map_counts(self, scale, offset):
@@ -282,6 +283,7 @@ def draw_pictures(**options):
 
 @pytest.mark.parametrize("draw", [draw_explanation, draw_comparison, draw_pictures])
 class TestAll:
+    @pytest.mark.slow
     def test_nothing_is_cut_and_no_titles_meet(self, draw):
         figure = draw()
         figure.savefig(io.BytesIO())
