@@ -41,6 +41,13 @@ from reid_explain.datasets.registry import open_dataset
 from reid_explain.errors import InputError
 
 SCRIPT = "leaderboard.py"
+CAPTUM = (
+    "captum:Saliency",
+    "captum:InputXGradient",
+    "captum:IntegratedGradients(n_steps=20)",
+    "captum:Occlusion(sliding_window_shapes=(3, 32, 32), strides=(3, 16, 16))",
+)
+"""Captum's attributions that are measured beside the package's methods."""
 
 
 class Entry(NamedTuple):
@@ -70,7 +77,8 @@ class Leaderboard:
             root, world; variables of the environment are filled in. By default the package's
             model on the drawn world
         only: names of entries, or parts of names; by default all
-        methods: names or module:Class; by default those that suit and are no descents
+        methods: names, module:Class or captum:NAME; by default those that suit and are no descents,
+            and four of Captum
         queries: of each entry; images of the causal benchmark
         pairs: of the localization benchmark, for each attribute
         budget: the most passes of the model for one map; methods of more have their cost alone
@@ -130,7 +138,7 @@ class Leaderboard:
         image = target.spec.to_tensor(dataset.load(dataset.query[0]))[None]
         subject = Subject(image, image, target.check(image))
         known = all_methods()
-        methods = find_methods(self.methods, known) if self.methods else known
+        methods = find_methods(self.methods or (*known, *CAPTUM), known)
         found = []
         for name, method in methods.items():
             if self.methods or method.fact("cost") != "descent":
