@@ -45,7 +45,7 @@ class Options:
     Args:
         image: images to explain; by default a drawn pedestrian
         reference: gallery to find their matches in
-        method: names or module:Class, between spaces or commas; by default those that take seconds
+        method: names or module:Class, between spaces or commas; by default those of the papers that suit
         ranks: how many of the gallery to draw
         output: a .png or .pdf file, or a folder
     """
@@ -55,6 +55,9 @@ class Options:
     method: tuple[str, ...] = ()
     ranks: int = 4
     output: Path | None = None
+
+
+SHOWN = ["GradCAM", "ScoreCAM", "CGRAM", "GradRAM", "RAM", "GradFAM", "ScoreFAM", "ActivationMean"]
 
 
 def where(output):
@@ -71,17 +74,15 @@ def where(output):
 
 
 def chosen(names, has_references):
-    """Return the methods of these names, or those that take seconds, and one control."""
+    """Return the methods of these names, or those of the papers that suit, and one control."""
     names = method_names(names)
     known = all_methods()
-    if names and names != ["all"]:
+    if names:
         return find_methods(names, known)
-    beside = {"Random", "Centre", "AMDInterpreter"}  # controls, and a map of what differs
     return {
-        name: method
-        for name, method in known.items()
-        if method.by_default and name not in beside
-        if has_references or "references" not in method.needs
+        name: known[name]
+        for name in SHOWN
+        if has_references or "references" not in known[name].needs
     }
 
 

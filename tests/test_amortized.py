@@ -219,6 +219,7 @@ def test_a_head_learns_what_the_model_sees():
 
 
 def test_a_step_trains_the_head_alone():
+    torch.manual_seed(0)
     net = HeadNet().eval().requires_grad_(False)
     step = KeepStep(explainer_of(net), 2, 0.5)
     before = copy.deepcopy(net.state_dict())

@@ -159,7 +159,7 @@ def test_on_photographs_the_map_goes_with_the_reference(monkeypatch, capsys):
     plt.close("all")
     guesses = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()]
     expected = ("Egyptian cat", "espresso", "moped", "bobsled", "drilling platform")
-    assert all(g.strip().startswith(e) for g, e in zip(guesses, expected, strict=True))
+    assert all(g.strip().startswith(e) for g, e in zip(guesses[:5], expected, strict=True))
     middle = page["both"].shape[3] // 2
     for name, (cat, coffee) in page["maps"].items():
         for map_, own in ((cat.clamp(min=0), 0), (coffee.clamp(min=0), 1)):
