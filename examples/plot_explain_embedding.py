@@ -45,7 +45,7 @@ class Options:
     Args:
         image: images to explain; by default a drawn pedestrian
         reference: gallery to find their matches in
-        method: names or module:Class, between spaces or commas; by default those of the papers that suit
+        method: names or module:Class, between spaces or commas; by default those of the papers
         ranks: how many of the gallery to draw
         output: a .png or .pdf file, or a folder
     """
