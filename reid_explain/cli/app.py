@@ -91,11 +91,13 @@ def explanation(
         raise InputError("query", "none", "an image")
     page = PageOptions(methods=tuple(methods))
     target = TargetOptions(model=model, weights=Path(weights) if weights else None)
-    if not gallery:
-        return as_html(Explain(images=(Path(query),), page=page, target=target).report())
-    folder, number = Path(gallery), int(top)
-    ranked = Rank(query=Path(query), gallery=folder, top=number, page=page, target=target)
-    return as_html(ranked.report())
+    command: Explain | Rank
+    if gallery:
+        found = Path(gallery)
+        command = Rank(query=Path(query), gallery=found, top=int(top), page=page, target=target)
+    else:
+        command = Explain(images=(Path(query),), page=page, target=target)
+    return as_html(command.report())
 
 
 def appearance() -> dict[str, Any]:

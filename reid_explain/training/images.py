@@ -2,7 +2,6 @@
 
 import math
 import os
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from reid_explain.datasets.records import Record, ReIDDataset
+from reid_explain.files import atomic
 from reid_explain.inputs import InputSpec
 from reid_explain.training.sampling import Draw
 
@@ -133,18 +133,10 @@ def _write(path: Path, images: _Resized, workers: int, show_progress: bool) -> N
     """
     shape = (len(images), 3, *images.spec.size)
     loader = DataLoader(images, batch_size=None, num_workers=workers)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            if hasattr(os, "posix_fallocate"):  # Fail before the work, not after it.
-                os.posix_fallocate(file.fileno(), file.tell(), math.prod(shape))
-            for image in tqdm(loader, "load images", unit="image", disable=not show_progress):
-                file.write(image.numpy().tobytes())
-        partial.replace(path)
-    except OSError as error:
-        error.filename = str(path)
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic(path) as partial, partial.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        if hasattr(os, "posix_fallocate"):  # Fail before the work, not after it.
+            os.posix_fallocate(file.fileno(), file.tell(), math.prod(shape))
+        for image in tqdm(loader, "load images", unit="image", disable=not show_progress):
+            file.write(image.numpy().tobytes())
