@@ -16,6 +16,7 @@ In a few lines an explainer of one's own is measured on a model and a folder of 
 ``frame`` is a pandas frame with a number in each row: task, case, identity, method, metric, value.
 """
 
+from reid_explain.benchmark.agreement import Agreement
 from reid_explain.benchmark.causal import Causal
 from reid_explain.benchmark.causal_attributes import CausalAttributes
 from reid_explain.benchmark.extremal import Extremal
@@ -32,6 +33,7 @@ from reid_explain.benchmark.task import Task
 
 __all__ = [
     "METRICS",
+    "Agreement",
     "Causal",
     "CausalAttributes",
     "Extremal",

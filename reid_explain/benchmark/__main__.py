@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from reid_explain.benchmark import (
+    Agreement,
     Causal,
     CausalAttributes,
     Extremal,
@@ -21,6 +22,7 @@ TASKS = {
     for task in (
         Faithfulness,
         Sanity,
+        Agreement,
         Localization,
         PartToPart,
         PairFaithfulness,
