@@ -2,6 +2,7 @@
 
 import json
 import os
+from copy import deepcopy
 
 import pandas as pd
 import pytest
@@ -12,7 +13,8 @@ from tiny_world import SPEC, TinyNet
 
 from reid_explain import InputError
 from reid_explain.benchmark.leaderboard import Leaderboard, entries_of, main
-from reid_explain.benchmark.leaderboard_tables import agreement, lines_of, markdown, page
+from reid_explain.benchmark.leaderboard_results import Results, agreement, read_results
+from reid_explain.benchmark.leaderboard_tables import markdown, page, write_tables
 from reid_explain.benchmark.run import read_settings
 from reid_explain.benchmark.target import Target
 from reid_explain.datasets import FolderDataset
@@ -48,7 +50,7 @@ def test_new_methods_get_runs_of_their_own_and_old_ones_stay(tmp_path, capsys):
     assert {path.name for path in before} <= {path.name for path in first.iterdir()}
     assert len([*first.glob("rows-*.jsonl")]) == 1  # Nothing was measured twice.
     text = capsys.readouterr().out
-    assert "### Tiny, noise" in text
+    assert "## Tiny, noise" in text
     assert "faithfulness: 2 images" in text
     table = pd.read_csv(output / "leaderboard.csv").set_index("method")
     assert {*table.index} == {"GradFAM", "Random", "ActivationMean"}
@@ -56,9 +58,9 @@ def test_new_methods_get_runs_of_their_own_and_old_ones_stay(tmp_path, capsys):
     assert table["keeping"].is_monotonic_increasing
     assert table.loc["Random", "control"]
     html = (output / "leaderboard.html").read_text()
-    assert html.count("<tr>") == 4
+    assert html.count("<tr><td") == 3 + 1  # And the head of the agreement.
     main([*line, "--report"])  # Without a model.
-    assert "### Tiny, noise" in capsys.readouterr().out
+    assert "## Tiny, noise" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -111,21 +113,82 @@ def frames():
     return {"one": {"faithfulness": rows(good)}, "other": {"faithfulness": rows(bad)}}
 
 
+@pytest.fixture(scope="module")
+def joined():
+    return Results((), ()).joined(frames())
+
+
+@pytest.fixture
+def results(joined):
+    return deepcopy(joined)
+
+
 @pytest.mark.slow
-def test_rankings_that_agree_and_those_that_do_not():
-    text = agreement(frames())
+def test_rankings_that_agree_and_those_that_do_not(results):
+    found = {one.title: one[1:] for one in results.agreement}
+    assert found["five metrics on one"] == (2, 4, 1, 1, 1)
+    assert found["keeping on one and other"] == (2, 4, 0, 0, 0)
+    text = markdown(results)
     assert "five metrics on one | 4 | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00]" in text
     assert "keeping on one and other | 4 | 0.00 [0.00, 0.00] | -1.00 [-1.00, -1.00]" in text
 
 
-def test_lines_are_sorted_within_their_entry_and_text_is_escaped():
-    lines = lines_of(frames())
+@pytest.mark.slow
+def test_without_identities_an_interval_is_that_of_the_same_agreement_before(results):
+    lines, before = results
+    for line in lines:
+        del line["keeping"]["identities"]
+    again = agreement(lines, before)
+    assert again == before
+    assert {one.title: one.low for one in agreement(lines)}["keeping on one and other"] is None
+    other = [one._replace(w=0.5) for one in before]  # Of other figures.
+    assert {one.title: one.low for one in agreement(lines, other)}["five metrics on one"] is None
+
+
+@pytest.mark.slow
+def test_entries_of_the_file_stay_and_new_ones_join(tmp_path):
+    one, other = ({name: tasks} for name, tasks in frames().items())
+    write_tables(one, tmp_path)
+    first = read_results(tmp_path / "leaderboard.json").lines
+    write_tables(other, tmp_path)
+    joined = read_results(tmp_path / "leaderboard.json")
+    assert [line["entry"] for line in joined.lines] == ["other"] * 4 + ["one"] * 4
+    assert [*joined.lines[4:]] == first
+    assert "keeping on other and one" in {one.title for one in joined.agreement}
+    text = (tmp_path / "leaderboard.md").read_text()
+    write_tables({}, tmp_path)
+    assert (tmp_path / "leaderboard.md").read_text() == text
+    assert text.startswith("| keeping ↓ | passes | other | one |\n")
+    assert "\n| A |  | 5 [5, 5] | 0 [-" in text
+    (tmp_path / "leaderboard.json").write_text('{"lines": []}')
+    with pytest.raises(InputError, match=r"tables: got .*leaderboard.json \(KeyError"):
+        read_results(tmp_path / "leaderboard.json")
+
+
+@pytest.mark.slow
+def test_new_methods_join_an_entry(results):
+    (line,) = [x for x in results.lines if (x["entry"], x["method"]) == ("one", "A")]
+    old = {"entry": "one", "method": "E", "control": False, "keeping": {**line["keeping"]}}
+    old["keeping"]["mean"] = -1.0
+    earlier = Results((old, {**line, "passes": 7.0}), ())
+    lines = earlier.joined({"one": frames()["one"]}).lines
+    assert [x["method"] for x in lines] == [*"EABCD"]
+    assert lines[1] == {**line, "passes": 7.0}
+
+
+@pytest.mark.slow
+def test_lines_are_sorted_within_their_entry_and_text_is_escaped(results):
+    lines = results.lines
     assert [line["method"] for line in lines] == [*"ABCD", *"DCBA"]
     assert lines[0]["keeping"]["mean"] == pytest.approx(0.05)
-    assert markdown(lines).count("| A |") == 2
-    lines[0]["entry"] = "<b>"
-    assert "<b>" not in page(lines, "")
-    assert 'data-v="0.05"' in page(lines, "")
+    assert markdown(results).count("| A |") == 4
+    lines[0]["entry"], lines[0]["method"] = "<b>", "A(x=1)"
+    text = page(Results(lines, ()))
+    assert "<b>" not in text
+    assert 'data-v="0.05"' in text
+    assert '<td data-v="A(x=1)">A(x=1)</td>' in text  # There is another A.
+    lines[1]["method"] = "captum:F(x=1)"
+    assert '<td data-v="captum:F(x=1)">captum:F</td>' in page(Results(lines, ()))
 
 
 def test_rank_agreement_of_two_is_spearman():

@@ -2,7 +2,7 @@
 
     python benchmarks/leaderboard.py
     python benchmarks/leaderboard.py --plan benchmarks/leaderboard.json --queries 16
-    python benchmarks/leaderboard.py --plan benchmarks/leaderboard.json --report
+    python benchmarks/leaderboard.py --report --tables docs/_static
 
 Each entry of the plan is a model on a data set. Its runs of the speed, faithfulness and, where the
 truth is known, localization and causal benchmarks lie in ``OUTPUT/ENTRY/TASK/NUMBER``: the same
@@ -28,7 +28,8 @@ from reid_explain.benchmark.command_line import (
     read,
 )
 from reid_explain.benchmark.faithfulness import Faithfulness
-from reid_explain.benchmark.leaderboard_tables import METRIC_NAMES, write_tables
+from reid_explain.benchmark.leaderboard_results import METRIC_NAMES
+from reid_explain.benchmark.leaderboard_tables import write_tables
 from reid_explain.benchmark.localization import Localization
 from reid_explain.benchmark.methods import Subject, all_methods, controls, find_methods
 from reid_explain.benchmark.run import SETTINGS, Rows, read_settings
@@ -83,7 +84,9 @@ class Leaderboard:
         pairs: of the localization benchmark, for each attribute
         budget: the most passes of the model for one map; methods of more have their cost alone
         report: measure nothing, write the tables of what is there
-        output: the folder
+        output: the folder of the runs
+        tables: the folder of the tables, by default that of the runs. What is in its
+            leaderboard.json stays, and new rows join it
     """
 
     plan: Path | None = None
@@ -94,6 +97,7 @@ class Leaderboard:
     budget: int = 2000
     report: bool = False
     output: Path = field(default_factory=lambda: Path("outputs", "leaderboard"))
+    tables: Path | None = None
 
     def run(self) -> None:
         """Measure what has not been measured yet, and write the tables.
@@ -110,7 +114,7 @@ class Leaderboard:
         for entry in () if self.report else chosen:
             self.measure(entry)
         frames = {entry.name: self.rows(entry) for entry in entries}
-        write_tables(frames, self.output)
+        write_tables(frames, self.tables or self.output)
 
     def rows(self, entry: Entry) -> dict[str, pd.DataFrame]:
         """Return the rows of all runs of an entry, by task."""

@@ -1,114 +1,134 @@
-"""The leaderboard as CSV, Markdown and one HTML page, and how far rankings of methods agree."""
+"""The leaderboard as CSV, Markdown and one HTML page that sorts."""
 
 import html
-from collections.abc import Mapping, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from reid_explain.benchmark.causal import PAIRED, SINGLE
-from reid_explain.benchmark.methods import controls
-from reid_explain.benchmark.metrics import METRICS, Metric
-from reid_explain.benchmark.run import by_method
-from reid_explain.benchmark.tables import cell, named, summary
+from reid_explain.benchmark.leaderboard_results import (
+    Agreement,
+    Frames,
+    Line,
+    Results,
+    columns,
+    known_metrics,
+    read_results,
+    write_results,
+)
+from reid_explain.benchmark.metrics import METRICS
+from reid_explain.benchmark.tables import cell
 from reid_explain.files import atomic
-from reid_explain.statistics import Interval, rank_agreement
 
-METRIC_NAMES = ("keeping", "removal", "insertion_auc", "deletion_auc", "road")
-TRUTH = ("person_energy", "change_energy")
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
-FEWEST = 4
-"""Methods that two rankings have in common to be compared."""
-Frames = Mapping[str, Mapping[str, pd.DataFrame]]
-"""Rows by entry and task."""
+SIDE_BY_SIDE = ("keeping", "removal")
+"""Metrics of the tables with a column for each entry."""
 
 
-def columns() -> dict[str, list[Metric]]:
-    """Return the metrics of the table by task."""
+def write_tables(frames: Frames, folder: Path) -> None:
+    """Join rows to leaderboard.json, make leaderboard.csv, .md and .html of it, print Markdown."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results = read_results(folder / "leaderboard.json").joined(frames)
+    write_results(results, folder / "leaderboard.json")
+    text = markdown(results)
+    print(text)
+    with atomic(folder / "leaderboard.md") as path:
+        path.write_text(text, encoding="utf-8")
+    with atomic(folder / "leaderboard.csv") as path:
+        flat(results.lines).to_csv(path, index=False)
+    with atomic(folder / "leaderboard.html") as path:
+        path.write_text(page(results), encoding="utf-8")
+
+
+def heads(lines: Sequence[Line]) -> dict[str, str]:
+    """Return the titles of the metrics that some line has, by name."""
+    names = {name for line in lines for name in line}
+    return {m.name: m.title + ARROWS[m.better] for m in known_metrics() if m.name in names}
+
+
+def method_titles(lines: Sequence[Line]) -> dict[str, str]:
+    """Return titles of methods: without settings where one has that name, * for a control."""
+    short = {line["method"]: line["method"].partition("(")[0] for line in lines}
+    known = [*short.values()]
+    controls = {line["method"] for line in lines if line["control"]}
     return {
-        "faithfulness": [METRICS[name] for name in METRIC_NAMES],
-        "localization": [METRICS[name] for name in TRUTH],
-        "causal": [*SINGLE, *PAIRED],
+        name: (title if known.count(title) == 1 else name) + " *" * (name in controls)
+        for name, title in short.items()
     }
 
 
-def write_tables(frames: Frames, output: Path) -> None:
-    """Write leaderboard.csv, leaderboard.md and leaderboard.html; print the Markdown."""
-    lines, agreed = lines_of(frames), agreement(frames)
-    text = f"{markdown(lines)}\n\n{agreed}\n"
-    print(text)
-    output.mkdir(parents=True, exist_ok=True)
-    with atomic(output / "leaderboard.md") as path:
-        path.write_text(text, encoding="utf-8")
-    with atomic(output / "leaderboard.csv") as path:
-        flat(lines).to_csv(path, index=False)
-    with atomic(output / "leaderboard.html") as path:
-        path.write_text(page(lines, agreed), encoding="utf-8")
-
-
-def lines_of(frames: Frames) -> list[dict[str, Any]]:
-    """Return a line for each entry and method: what it costs, and each metric's summary."""
-    found, known = [], controls()
-    for entry, tasks in frames.items():
-        lines: dict[str, dict[str, Any]] = {}
-        for task, metrics in {"speed": [], **columns()}.items():
-            tables = by_method(tasks[task]) if len(tasks.get(task, ())) else {}
-            for name, own in tables.items():
-                line = lines.setdefault(
-                    name, {"entry": entry, "method": name, "control": name in known}
-                )
-                if task == "speed":
-                    last = own.iloc[-1]  # The first one warms up.
-                    ratio = last["seconds"] * last["forwards"] / last["bare_seconds"]
-                    line |= {"passes": last["forwards"], "forwards of time": ratio}
-                for metric in metrics:
-                    if metric.name in own:
-                        line[metric.name] = summary(own, metric)
-                        line[f"{task} cases"] = len(own)
-        found += sorted(lines.values(), key=_place)
-    return found
-
-
-def _place(line: Mapping[str, Any]) -> float:
-    keeping = line.get(METRIC_NAMES[0])
-    return keeping["mean"] if keeping else np.inf
-
-
-def heads(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the titles of the metrics that some line has, by name."""
-    known = [metric for metrics in columns().values() for metric in metrics]
-    return {m.name: m.title + ARROWS[m.better] for m in known if any(m.name in x for x in lines)}
-
-
-def cells(line: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """Return a line as text: method, passes, time, metrics."""
+def cells(line: Line, names: Iterable[str]) -> list[str]:
+    """Return a line as text: passes, time, metrics."""
     costs = (f"{line[name]:.0f}" if name in line else "" for name in ("passes", "forwards of time"))
-    marked = named(line["method"], [line["method"]] if line["control"] else [])
-    return [marked, *costs, *(cell(line.get(name)) for name in names)]
+    return [*costs, *(_cell(line.get(name)) for name in names)]
 
 
-def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Return a table of Markdown for each entry."""
-    parts = []
-    for entry in dict.fromkeys(line["entry"] for line in lines):
-        own = [line for line in lines if line["entry"] == entry]
+def _cell(result: Mapping[str, Any] | None, digits: int = 1) -> str:
+    return cell(result, digits) + "+" * bool(result and result["ahead"])
+
+
+def markdown(results: Results) -> str:
+    """Return tables of Markdown: entries side by side, each entry, agreement."""
+    methods = method_titles(results.lines)
+    entries = [*dict.fromkeys(line["entry"] for line in results.lines)]
+    parts = [_table(side_by_side(results, name)) for name in SIDE_BY_SIDE if len(entries) > 1]
+    parts.append("<!-- complete tables -->")
+    for entry in entries:
+        own = [line for line in results.lines if line["entry"] == entry]
         titles = heads(own)
-        rows = [["method", "passes", "time, passes", *titles.values()]]
-        rows += [["---"] * len(rows[0])] + [cells(line, [*titles]) for line in own]
         counts = {task: max(line.get(f"{task} cases", 0) for line in own) for task in columns()}
         note = ", ".join(f"{task}: {n} images" for task, n in counts.items() if n)
-        body = "\n".join(f"| {' | '.join(row)} |".replace(" *", " \\*") for row in rows)
-        parts.append(f"### {entry}\n\n{note or 'nothing yet'}\n\n{body}")
-    return "\n\n".join(parts)
+        rows = [["method", "passes", "time, passes", *titles.values()]]
+        rows += [[methods[line["method"]], *cells(line, titles)] for line in own]
+        parts.append(f"## {entry}\n\n{note or 'nothing yet'}\n\n{_table(rows)}")
+    parts.append(f"## Do rankings agree?\n\n{_table(agreement_rows(results.agreement))}")
+    return "\n\n".join(parts) + "\n"
 
 
-def flat(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return a frame with mean, low, high and lead over chance of each metric."""
+def side_by_side(results: Results, name: str) -> list[list[str]]:
+    """Return rows of a metric with a column for each entry, by the mean rank in keeping."""
+    methods = method_titles(results.lines)
+    lines = [line for line in results.lines if line.get(SIDE_BY_SIDE[0])]
+    entries = [*dict.fromkeys(line["entry"] for line in lines)]
+    ranks: dict[str, list[int]] = {}
+    found: dict[str, dict[str, Line]] = {}
+    for entry in entries:
+        for rank, line in enumerate(line for line in lines if line["entry"] == entry):
+            ranks.setdefault(line["method"], []).append(rank)
+            found.setdefault(line["method"], {})[entry] = line
+    rows = [[METRICS[name].title + ARROWS[METRICS[name].better], "passes", *entries]]
+    for method in sorted(ranks, key=lambda method: sum(ranks[method]) / len(ranks[method])):
+        own = found[method]
+        passes = sorted(round(line["passes"]) for line in own.values() if "passes" in line)
+        cost = " to ".join(map(str, dict.fromkeys(passes[:1] + passes[-1:])))
+        texts = (_cell(own.get(entry, {}).get(name), digits=0) for entry in entries)
+        rows.append([methods[method], cost, *texts])
+    return rows
+
+
+def agreement_rows(agreement: Iterable[Agreement]) -> list[list[str]]:
+    """Return rows of text: W and the mean of Spearman's correlations of all pairs of rankings."""
+    rows = [["rankings", "methods", "Kendall's W", "mean Spearman"]]
+    for one in agreement:
+        bounds = (one.w, one.low, one.high)
+        means = (w if w is None else (one.rankings * w - 1) / (one.rankings - 1) for w in bounds)
+        rows.append([one.title, str(one.methods), _bounds(*bounds), _bounds(*means)])
+    return rows
+
+
+def _bounds(value: float, low: float | None, high: float | None) -> str:
+    return f"{value:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of Markdown, its head in the first row."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(line)} |".replace(" *", " \\*") for line in lines)
+
+
+def flat(lines: Sequence[Line]) -> pd.DataFrame:
+    """Return a frame with mean, low, high of each metric, and whether it is ahead of chance."""
     rows = []
     for line in lines:
         row = {name: value for name, value in line.items() if not isinstance(value, dict | None)}
@@ -116,102 +136,78 @@ def flat(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             if found := line.get(name):
                 low, high = found["interval"]
                 row |= {name: found["mean"], f"{name} low": low, f"{name} high": high}
-                if "lead" in found:
-                    row[f"{name} lead over chance"] = found["lead"]
+                row[f"{name} ahead of chance"] = found["ahead"]
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def scores(frame: pd.DataFrame, metric: Metric, methods: Sequence[str]) -> Tensor:
-    """Return the mean of each identity and method, (identities, n), higher is better."""
-    own = frame[frame["metric"] == metric.name]
-    table = own.pivot_table(index="identity", columns="method", values="value", observed=True)
-    values = torch.from_numpy(table.reindex(columns=methods).to_numpy(np.float64, copy=True))
-    return -values if metric.better == "lower" else values
-
-
-def agreement(frames: Frames) -> str:
-    """Return Markdown: how far metrics agree on a model, and models under a metric."""
-    known = controls()
-    found: dict[tuple[str, str], tuple[pd.DataFrame, Metric, set[str]]] = {}
-    for entry, tasks in frames.items():
-        for task, metrics in columns().items():
-            for metric in metrics if task in tasks else ():
-                frame = tasks[task]
-                own = frame[frame["metric"] == metric.name].dropna(subset="value")
-                if names := {*map(str, own["method"])} - known:
-                    found[entry, metric.name] = (frame, metric, names)
-    rows = [["rankings", "methods", "Kendall's W", "mean Spearman"]]
-    for entry in frames:
-        keys = [key for key in found if key[0] == entry and key[1] in METRIC_NAMES]
-        rows += _compared(found, keys, f"five metrics on {entry}")
-        truth = [key for key in found if key[0] == entry and key[1] not in METRIC_NAMES]
-        for key in truth:
-            rows += _compared(found, [(entry, "keeping"), key], f"keeping and {key[1]} on {entry}")
-    for name in METRIC_NAMES:
-        rows += _compared(found, [key for key in found if key[1] == name], f"{name} on all models")
-    for one, other in combinations(frames, 2):
-        keys = [(one, "keeping"), (other, "keeping")]
-        rows += _compared(found, keys, f"keeping on {one} and {other}")
-    rows.insert(1, ["---"] * 4)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _compared(found: Mapping[Any, Any], keys: Sequence[Any], title: str) -> list[list[str]]:
-    """Return a line of agreement, or none where there is nothing to compare."""
-    if len(keys) < 2 or any(key not in found for key in keys):
-        return []
-    names = sorted(set.intersection(*(found[key][2] for key in keys)))
-    if len(names) < FEWEST:
-        return []
-    own = (found[key] for key in keys)
-    w = rank_agreement([scores(frame, metric, names) for frame, metric, _ in own])
-    pairwise = Interval(*((len(keys) * value - 1) / (len(keys) - 1) for value in w))
-    texts = (f"{v.mean:.2f} [{v.low:.2f}, {v.high:.2f}]" for v in (w, pairwise))
-    return [[title, str(len(names)), *texts]]
-
-
-def page(lines: Sequence[Mapping[str, Any]], note: str) -> str:
+def page(results: Results) -> str:
     """Return one HTML page with a table that sorts by the column that is clicked."""
-    titles = heads(lines)
-    top = ["model, data", "method", "passes", "time, passes", *titles.values()]
+    methods, titles = method_titles(results.lines), heads(results.lines)
+    top = ["method", "model, data", "passes", "time in passes", *titles.values()]
     rows = []
-    for line in lines:
-        values = [line["entry"], line["method"], line.get("passes"), line.get("forwards of time")]
+    for line in results.lines:
+        values = [line["method"], line["entry"], line.get("passes"), line.get("forwards of time")]
         values += [(line.get(name) or {}).get("mean") for name in titles]
-        texts = [line["entry"], *cells(line, [*titles])]
-        rows.append(
-            "".join(
-                f'<td data-v="{"" if v is None else html.escape(str(v))}">{html.escape(t)}</td>'
-                for v, t in zip(values, texts, strict=True)
-            )
-        )
-    head = "".join(f"<th>{html.escape(title)}</th>" for title in top)
-    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return PAGE.format(head=head, body=body, note=html.escape(note))
+        texts = [methods[line["method"]], line["entry"], *cells(line, titles)]
+        rows.append([*zip(values, texts, strict=True)])
+    agreed = [[*zip(row, row, strict=True)] for row in agreement_rows(results.agreement)]
+    head = "".join(f"<th><button>{html.escape(title)}</button></th>" for title in top)
+    return PAGE.format(head=head, body=_html(rows), agreed=_html(agreed))
+
+
+def _html(rows: Iterable[Iterable[tuple[Any, str]]]) -> str:
+    """Return rows of cells: a value to sort by, and its text."""
+    return "\n".join(f"<tr>{''.join(_td(*one) for one in row)}</tr>" for row in rows)
+
+
+def _td(value: Any, text: str) -> str:
+    key = "" if value is None else html.escape(str(value))
+    return f'<td data-v="{key}">{html.escape(text)}</td>'
 
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Leaderboard</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
 :root {{ color-scheme: light dark }}
-body {{ font: 14px system-ui, sans-serif; margin: 1.5rem }}
-table {{ border-collapse: collapse; white-space: nowrap }}
+body {{ font: 14px system-ui, sans-serif; margin: 1rem; min-width: max-content }}
+h1, h2, p {{ max-width: min(60rem, calc(100vw - 2rem)); position: sticky; left: 1rem }}
+input {{ font: inherit; padding: .3rem; width: 16rem }}
+table {{ border-collapse: collapse; white-space: nowrap; font-variant-numeric: tabular-nums }}
 th, td {{ padding: .25rem .6rem; border-bottom: 1px solid #8884; text-align: left }}
-th {{ position: sticky; top: 0; background: Canvas; cursor: pointer }}
-tr:hover td {{ background: #8882 }}
+th {{ position: sticky; top: 0; z-index: 1; background: Canvas }}
+#board td:first-child {{ position: sticky; left: 0; background: Canvas; max-width: min(14rem, 38vw);
+  overflow: hidden; text-overflow: ellipsis }}
+#board th:first-child {{ left: 0; z-index: 2 }}
+#agreed tr:first-child {{ font-weight: bold }}
+button {{ all: unset; cursor: pointer }}
+button:focus-visible {{ outline: 2px solid }}
+[aria-sort] button {{ text-decoration: underline 2px }}
+tr:hover td {{ background: color-mix(in srgb, Canvas 90%, CanvasText) !important }}
 </style>
 <h1>Leaderboard</h1>
-<p>Means in percent with 95 % intervals over identities; + beats random maps as smooth, or chance;
-* control. Click a column to sort. <input type="search" placeholder="filter rows"></p>
-<table><thead><tr>{head}</tr></thead><tbody>
+<p>Each row is a method on a model. Keeping: percent of the similarity to the matches that is lost
+when only the top pixels of a map stay, less is better; removal: when they go, more is better.
+Brackets: 95 % intervals over identities. +: better than random maps as smooth, or than chance.
+*: a control, which knows nothing of the embedding or of the image. Click a column to sort it.</p>
+<p><input type="search" placeholder="filter: a model or a method" aria-label="filter rows"></p>
+<table id="board"><thead><tr>{head}</tr></thead><tbody>
 {body}
 </tbody></table>
-<h2>Do rankings agree?</h2><pre>{note}</pre>
+<h2>Do rankings agree?</h2>
+<p>1 is one order of the methods; a mean Spearman correlation of 0 is none. Controls left out.</p>
+<table id="agreed">{agreed}</table>
 <script>
 const body = document.querySelector("tbody"), rows = [...body.rows];
+const heads = [...document.querySelectorAll("th")];
 const value = (row, i) => row.cells[i].dataset.v;
-document.querySelectorAll("th").forEach((head, i) => head.onclick = () => {{
-  const sign = head.dataset.sign = head.dataset.sign === "1" ? -1 : 1;
+heads.forEach((head, i) => head.firstChild.onclick = () => {{
+  const best = head.textContent.includes("↑") ? "descending" : "ascending";
+  const other = best === "ascending" ? "descending" : "ascending";
+  const order = head.getAttribute("aria-sort") === best ? other : best;
+  heads.forEach(one => one.removeAttribute("aria-sort"));
+  head.setAttribute("aria-sort", order);
+  const sign = order === "ascending" ? 1 : -1;
   rows.sort((a, b) => {{
     const [x, y] = [value(a, i), value(b, i)];
     if (x === "" || y === "") return (x === "") - (y === "");
