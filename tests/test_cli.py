@@ -126,11 +126,14 @@ def test_the_viewer_asks_no_network():
 
 
 @pytest.mark.slow
-def test_images_by_themselves(folder):
+def test_images_by_themselves(folder, capsys):
     main(["explain", "query.png", "people/a/1.png", *osnet(), "--output", "new/page.html"])
+    told = capsys.readouterr().err
+    assert told.index("GradFAM, 2 images") < told.index(f"{explain.views.SCORE}, 2 images")
+    assert "mask/s" in told
     found = data(folder / "new" / "page.html")
     assert [entry["name"] for entry in found["entries"]] == ["query.png", "1.png"]
-    assert list(found["entries"][0]["maps"]) == ["GradFAM", "ScoreFAM"]
+    assert list(found["entries"][0]["maps"]) == ["GradFAM", "ScoreFAM(max_scored_channels=64)"]
     assert found["query"] is None
 
 
@@ -138,6 +141,7 @@ def test_images_by_themselves(folder):
 def test_a_match_adds_up_and_has_margins_and_a_verdict(folder):
     gallery = ["people/a/1.png", "people/c.png"]
     main(["match", "query.png", *gallery, *osnet(), "--threshold", "0.5"])
+    assert "<dt>pixels</dt><dd>imagenet</dd>" in (folder / "explanation.html").read_text()
     found = data(folder / "explanation.html")
     first = found["entries"][0]
     assert {*first["queryMaps"]} >= {"PlaceToPlace", "Margin", "Verification", "GradRAM"}
@@ -173,7 +177,10 @@ def test_a_folder_is_ranked_and_embedded_once(folder, capsys, monkeypatch):
     own = Target.embed
     monkeypatch.setattr(Target, "embed", lambda s, x: embedded.append(len(x)) or own(s, x))
     main(command)
-    assert capsys.readouterr().out == first.out
+    again = capsys.readouterr()
+    assert again.out == first.out
+    assert "embed people" in first.err
+    assert "embed people" not in again.err
     assert 3 in embedded  # query and two of the gallery, for the page
     assert embedded.count(1) == 2  # the query, to check the model too; no image of the folder
     assert sum(embedded) == 5
@@ -248,6 +255,8 @@ def test_the_demo_finds_the_person(folder):
 def test_pixels(folder):
     options = explain.TargetOptions(weights=folder / "osnet.pth", pixels="bgr255")
     assert options.open().spec == BGR_255
+    assert explain.views.pixels_of(BGR_255.replace(size=(9, 9), resize="letterbox")) == "bgr255"
+    assert explain.views.pixels_of(BGR_255.replace(scale=1)).startswith("BGR to 1, mean (0")
 
 
 def test_models_and_the_doctor(folder, capsys):

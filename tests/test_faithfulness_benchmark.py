@@ -25,7 +25,15 @@ from reid_explain.metrics.faithfulness import composite, top_area_masks
 from reid_explain.models import load_trained
 
 METHODS = ("GradFAM", "GradRAM", "GradCAM", "ActivationMean", "Centre", "FullImage")
-FILES = ("results.json", "rows.csv", "table.png", "area.png", "examples.png", "settings.json")
+FILES = (
+    "results.json",
+    "rows.csv",
+    "table.html",
+    "table.png",
+    "area.png",
+    "examples.png",
+    "settings.json",
+)
 SIZE = (64, 32)
 
 

@@ -512,7 +512,7 @@ def test_a_plain_file_of_timm_opens_by_name(name, tmp_path):
 
 def test_a_file_of_timm_says_how_it_opens(tmp_path):
     path = save(timm.create_model("test_vit"), tmp_path / "w.pth")
-    with pytest.raises(InputError, match="or name='timm/NAME' for a network of timm") as caught:
+    with pytest.raises(InputError, match=r"name='timm/NAME' \(--model timm/NAME\)") as caught:
         open_checkpoint(path)
     assert len(str(caught.value)) < 500
 

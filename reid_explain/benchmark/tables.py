@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from reid_explain.benchmark.metrics import Metric
+from reid_explain.report import Cell, table_html
 from reid_explain.statistics import bootstrap_mean
 from reid_explain.visualization import interval_figure
 
@@ -80,6 +81,41 @@ def metric_table(
     if any(level is not None for level in levels):
         lines.append(["chance", *("" if level is None else f"{level:.1f}" for level in levels)])
     return lines
+
+
+def html_table(
+    title: str,
+    methods: Mapping[str, Mapping[str, Any]],
+    controls: Collection[str],
+    facts: Mapping[str, Any],
+) -> str | None:
+    """Return the means of methods as a page that sorts; None where no mean was measured.
+
+    ``methods`` has for each method its results, in which means are found however deep.
+    """
+    rows = {name: measured(found) for name, found in methods.items()}
+    heads = list(dict.fromkeys(head for row in rows.values() for head in row))
+    if not heads:
+        return None
+    cells = [
+        [Cell(named(name, controls), name)]
+        + [Cell(cell(row.get(head)), row[head]["mean"] if head in row else None) for head in heads]
+        for name, row in rows.items()
+    ]
+    note = "Means [95 % intervals over identities]; + better than chance; * control."
+    return table_html(title, ["method", *heads], cells, note, facts)
+
+
+def measured(found: Mapping[str, Any], within: str = "") -> dict[str, Mapping[str, Any]]:
+    """Return the means with their intervals that results have, by the words that lead to them."""
+    means: dict[str, Mapping[str, Any]] = {}
+    for key, value in found.items():
+        name = f"{within} {key.replace('_', ' ')}".strip()
+        if isinstance(value, Mapping) and value.get("mean") is not None and "interval" in value:
+            means[name] = value
+        elif isinstance(value, Mapping):
+            means |= measured(value, name)
+    return means
 
 
 def metric_figure(

@@ -34,6 +34,7 @@ from reid_explain.benchmark.run import (
     wait_until,
     write_json,
 )
+from reid_explain.benchmark.tables import html_table
 from reid_explain.benchmark.target import Target
 from reid_explain.capture import evaluation
 from reid_explain.datasets.records import Record, ReIDDataset, Role
@@ -244,7 +245,8 @@ class Task(ABC):
             dataset: Where the images come from; the synthetic world by default.
             methods: Names, ``"module:Class"``, explainer classes or partials of them; by default
                 the registered ones that suit the target.
-            output: Folder for rows, results.json, rows.csv and figures; none by default.
+            output: Folder for rows, results.json, rows.csv, table.html and figures; none by
+                default.
             resume: Whether to go on with the run in ``output``.
             show: Whether to print the tables.
 
@@ -348,4 +350,10 @@ class Task(ABC):
         for name, draw in report.figures.items():
             with atomic(folder / f"{name}.png") as path:
                 draw().savefig(path, format="png", dpi=150)
+        facts = settings | versions()
+        title = f"{self.name}: {bench.dataset.name}, {bench.target.label}"
+        page = html_table(title, report.results.get("methods", {}), bench.controls, facts)
+        if page is not None:
+            with atomic(folder / "table.html") as path:
+                path.write_text(page, encoding="utf-8")
         write_json(folder / "results.json", results)

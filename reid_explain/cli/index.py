@@ -46,7 +46,8 @@ def index_folder(folder: Path, target: Target) -> Index:
     new = [path for path, stamp in stamps.items() if stamp not in known]
     unreadable = []
     batches = [new[start : start + BATCH_SIZE] for start in range(0, len(new), BATCH_SIZE)]
-    for number, batch in enumerate(tqdm(batches, desc=f"embed {folder.name}", unit="batch"), 1):
+    bar = tqdm(batches, desc=f"embed {folder.name}", unit="batch", disable=not batches)
+    for number, batch in enumerate(bar, 1):
         images, read = [], []
         for path in batch:
             try:

@@ -16,15 +16,21 @@ from reid_explain.benchmark.target import Target
 from reid_explain.counterfactual import CounterfactualInterpreter
 from reid_explain.errors import InputError
 from reid_explain.explainers.pairs import PairExplanation
+from reid_explain.inputs import PIXELS, InputSpec
 from reid_explain.report import Entry, Link, Report
 
-SINGLE = ("GradFAM", "ScoreFAM")
+SCORE = "ScoreFAM(max_scored_channels=64)"
+"""All channels of ten images are thousands of passes."""
+SINGLE = ("GradFAM", SCORE)
 MATCH, MARGIN, VERDICT = "PlaceToPlace", "Margin", "Verification"
 PAIRS = (MATCH, "GradRAM", *SINGLE)
 MOST_ATTRIBUTES = 12
 NOTES = {
     "GradFAM": "What the embedding is made of: channels by the gradient of its length.",
-    "ScoreFAM": "What the embedding is made of: channels by what they keep of it alone.",
+    **dict.fromkeys(
+        ("ScoreFAM", SCORE),
+        "What the embedding is made of: channels by what they keep of it alone.",
+    ),
     "GradRAM": "What points to the other image: channels by the gradient of the similarity.",
     MATCH: "What each place adds to the similarity: the places of a map add up to it. Point at a "
     "place to see which place of the other image goes with it.",
@@ -113,11 +119,18 @@ def maps_of(target: Target, methods: Mapping[str, Method], subject: Subject) -> 
     """Return the maps of methods; what does not suit the model is named and left out."""
     found: Maps = {}
     for name, method in methods.items():
+        bar = {"show_progress": True} if method.takes("show_progress") else {}
+        say_begun(name, len(subject.images))
         try:
-            found[name] = method.on(target)(subject, interpolate_mode=None)
+            found[name] = method.on(target)(subject, interpolate_mode=None, **bar)
         except InputError as error:
             print(f"left out: {name}: {error}", file=sys.stderr)
     return found
+
+
+def say_begun(name: str, images: int) -> None:
+    """Say what is computed now."""
+    print(f"{name}, {images} {'image' if images == 1 else 'images'}", file=sys.stderr)
 
 
 def check_any(methods: Mapping[str, Method], maps: Maps) -> Maps:
@@ -150,6 +163,7 @@ def place_to_place(
     """Return which place goes with which, if it is wanted and the model allows it."""
     if MATCH not in methods:
         return None
+    say_begun(MATCH, 1 + len(others))
     try:
         explainer = methods[MATCH].build(target)
         found: PairExplanation = explainer.explain(
@@ -196,6 +210,16 @@ def shares_of(
     return found
 
 
+def pixels_of(spec: InputSpec) -> str:
+    """Return the name of how pixels become numbers, or the numbers."""
+    for name, known in PIXELS.items():
+        if known == spec.replace(
+            size=known.size, resize=known.resize, interpolation=known.interpolation
+        ):
+            return name
+    return f"{spec.channels} to {spec.scale:g}, mean {spec.mean}, deviation {spec.std}"
+
+
 def facts(target: Target, **more: Any) -> dict[str, Any]:
     """Return what the result depends on, for the page."""
     height, width = target.spec.size
@@ -203,6 +227,7 @@ def facts(target: Target, **more: Any) -> dict[str, Any]:
         "model": target.label,
         "layer": target.settings()["layer"],
         "images": f"{height} × {width}",
+        "pixels": pixels_of(target.spec),
         "precision": target.precision,
     }
     given = {name: value for name, value in more.items() if value is not None}

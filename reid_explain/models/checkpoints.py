@@ -158,7 +158,7 @@ def _architecture(
         layout = next(name for name, known in LAYOUTS.items() if known is rules)
         networks = dict.fromkeys(network_of(name).__name__ for name in MODELS)
         ours = f"{', '.join(networks)}, under names of {layout}"
-        expected = f"{ours}; or name='timm/NAME' for a network of timm"
+        expected = f"{ours}; or, for one of timm, name='timm/NAME' (--model timm/NAME)"
         raise InputError("path", f"{path} with {listed(list(state))}", expected)
     unseen = network_of(found["name"]).unseen
     settings = first_of(rules.settings, state) or {}

@@ -122,10 +122,14 @@ def as_html(report: Report) -> str:
     """
     if not report.entries:
         raise InputError("entries", "none", "at least one")
+    return rendered(TEMPLATE, title=report.title, facts=report.facts, data=as_json(report))
+
+
+def rendered(template: Path, **values: Any) -> str:
+    """Return a template of jinja2 with its values, escaped."""
     loader = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     loader.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    page = loader.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return page.render(title=report.title, facts=report.facts, data=as_json(report))
+    return loader.from_string(template.read_text(encoding="utf-8")).render(**values)
 
 
 def as_json(report: Report) -> dict[str, Any]:
