@@ -25,14 +25,10 @@ from reid_explain.metrics.faithfulness import composite, top_area_masks
 from reid_explain.models import load_trained
 
 METHODS = ("GradFAM", "GradRAM", "GradCAM", "ActivationMean", "Centre", "FullImage")
+PICTURES = ("table", "area", "tradeoff", "examples")
 FILES = (
-    "results.json",
-    "rows.csv",
-    "table.html",
-    "table.png",
-    "area.png",
-    "examples.png",
-    "settings.json",
+    *("results.json", "rows.csv", "settings.json", "table.html"),
+    *(f"{name}.png" for name in PICTURES),
 )
 SIZE = (64, 32)
 
@@ -93,7 +89,7 @@ def test_results(whole):
         "query.safetensors",
         "gallery.safetensors",
     }
-    for name in ("table", "area", "examples"):
+    for name in PICTURES:
         with Image.open(whole / f"{name}.png") as picture:
             assert picture.width > 500
 

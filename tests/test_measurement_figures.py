@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from reid_explain import InputError
-from reid_explain.visualization import Curve, curves_figure, interval_figure, training_figure
+from reid_explain.visualization import (
+    Curve,
+    curves_figure,
+    interval_figure,
+    tradeoff_figure,
+    training_figure,
+)
 from reid_explain.visualization.charts import GRAYS
 
 X = (5, 10, 20)
@@ -14,6 +20,12 @@ DOWN = Curve(X, [3, 2, 1])
 PANELS = {"left": {"up": UP, "down": DOWN}, "right": {"down": DOWN}}
 INTERVALS = {"GradFAM": (24.0, 19.0, 28.5), "a method with a long name": (48.0, 48.0, 48.5)}
 NAN = float("nan")
+COSTS = {
+    "slow": Curve(8.0, 40.0, 38.0, 42.0),
+    "fast": Curve(0.1, 45.0),
+    "beaten": Curve(0.5, 46.0),
+    "blob": Curve(0.01, 50.0),
+}
 LOG = [
     {
         "epoch": epoch,
@@ -141,9 +153,31 @@ class TestTrainingFigure:
         assert [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high] == [1]
 
 
+class TestTradeoffFigure:
+    def test_names_stand_at_their_cost_and_loss(self):
+        (axis,) = tradeoff_figure(COSTS, xlabel="seconds").axes
+        assert axis.get_xscale() == "log"
+        drawn = {tuple(line.get_xydata()[0]) for line in axis.lines if len(line.get_xdata()) == 1}
+        assert drawn == {(curve.x, curve.y) for curve in COSTS.values()}
+        assert {text.get_text(): text.xy for text in axis.texts} == {
+            name: (curve.x, curve.y) for name, curve in COSTS.items()
+        }
+
+    def test_the_front_leaves_out_controls_and_what_is_worse_in_both(self):
+        (axis,) = tradeoff_figure(COSTS, controls=("blob",)).axes
+        front = axis.lines[-1].get_xydata().tolist()
+        assert front == [[0.1, 45.0], [8.0, 40.0]]
+
+    def test_labels_are_in_the_order_of_the_losses(self):
+        (axis,) = tradeoff_figure(COSTS).axes
+        heights = {text.get_text(): text.xyann[1] for text in axis.texts}
+        assert sorted(heights, key=heights.get) == ["slow", "fast", "beaten", "blob"]
+
+
 @pytest.mark.parametrize(
     "draw",
     [
+        lambda **f: tradeoff_figure(COSTS, xlabel="x", ylabel="y", **f),
         lambda **f: curves_figure(PANELS, xlabel="x", ylabel="y", dotted_label="a long name", **f),
         lambda **f: interval_figure({"energy, %": INTERVALS}, chance={"energy, %": 34.4}, **f),
         lambda **f: training_figure(LOG, **f),
@@ -184,6 +218,10 @@ def without(key):
         (lambda: interval_figure({"a": {"b": (1.0, 2.0, 0.0)}}), "panels['a']['b']"),
         (lambda: interval_figure({"a": {"b": (NAN, 0.0, 1.0)}}), "panels['a']['b']"),
         (lambda: interval_figure({"a": {"b": (1, 0, float("inf"))}}), "panels['a']['b']"),
+        (lambda: tradeoff_figure({}), "panels"),
+        (lambda: tradeoff_figure({"a": Curve(0.0, 1.0)}), "points['a']"),
+        (lambda: tradeoff_figure({"a": Curve(1.0, NAN)}), "points['a']"),
+        (lambda: tradeoff_figure({"a": UP}), "points['a']"),
         (lambda: training_figure([]), "panels"),
         (lambda: training_figure(without("loss")), "log[1]"),
         (lambda: training_figure(without("learning_rate")), "log[1]"),

@@ -22,7 +22,13 @@ from reid_explain.benchmark.tables import (
 from reid_explain.benchmark.task import Bench, Report
 from reid_explain.fills import AREAS, FILLS
 from reid_explain.retrieval import summarize
-from reid_explain.visualization import Curve, curves_figure, overlay, picture_figure
+from reid_explain.visualization import (
+    Curve,
+    curves_figure,
+    overlay,
+    picture_figure,
+    tradeoff_figure,
+)
 
 if TYPE_CHECKING:
     from reid_explain.benchmark.faithfulness import Query
@@ -71,6 +77,8 @@ def report(
             methods[name]["seconds_per_image"] = float(own["seconds"].mean())
         lines = [[name, f"{m['seconds_per_image']:.3f}"] for name, m in methods.items()]
         parts.append(layout([["seconds per image", ""], *lines]))
+    if chosen >= {"seconds", "area_matched"}:
+        figures["tradeoff"] = lambda: _tradeoff(tables, bench.controls)
     if shown := [*examples]:
         figures["examples"] = lambda: _examples(bench, shown)
     return Report(results, "\n\n".join(parts), figures)
@@ -183,6 +191,18 @@ def _areas(methods: Mapping[str, Any], controls: Sequence[str]) -> Figure:
         dotted=curves["random_curve"],
         dotted_label="random maps as smooth",
     )
+
+
+def _tradeoff(tables: Mapping[str, pd.DataFrame], controls: Sequence[str]) -> Figure:
+    """Draw the mean AS Drop at equal areas, over all fills, against the seconds for a map."""
+    columns = [column for fill in FILLS for column in curve_columns("as_drop", fill)]
+    points = {}
+    for name, own in tables.items():
+        if found := interval(own[columns].mean(axis=1, skipna=False)):
+            low, high = found["interval"] if None not in found["interval"] else (None, None)
+            points[name] = Curve(own["seconds"].median(), found["mean"], low, high)
+    cost, loss = "seconds for a map", "AS Drop at equal areas, %"
+    return tradeoff_figure(points, xlabel=cost, ylabel=loss, controls=controls)
 
 
 def _examples(bench: Bench, examples: Iterable["Query"]) -> Figure:

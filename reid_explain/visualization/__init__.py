@@ -5,7 +5,13 @@ Pyplot does not know the figures: nothing to close, safe in threads and servers.
 """
 
 from reid_explain.visualization.attributes import attribute_maps_figure, attribute_pair_figure
-from reid_explain.visualization.charts import Curve, curves_figure, interval_figure, training_figure
+from reid_explain.visualization.charts import (
+    Curve,
+    curves_figure,
+    interval_figure,
+    tradeoff_figure,
+    training_figure,
+)
 from reid_explain.visualization.colors import overlay
 from reid_explain.visualization.layout import save_figure
 from reid_explain.visualization.maps import (
@@ -29,5 +35,6 @@ __all__ = [
     "picture_figure",
     "rank_figure",
     "save_figure",
+    "tradeoff_figure",
     "training_figure",
 ]

@@ -128,6 +128,51 @@ def curves_figure(
     return figure
 
 
+def tradeoff_figure(
+    points: Mapping[str, Curve],
+    *,
+    xlabel: str = "",
+    ylabel: str = "",
+    controls: Collection[str] = (),
+    figure: Figure | None = None,
+) -> Figure:
+    """Draw what each name costs against what it loses, and the front: none is better in both.
+
+    Args:
+        points: By name, its cost x (1,), above 0, on a log scale; its loss y (1,), lower is better,
+            with bounds if there are.
+        xlabel: What x is, with the unit.
+        ylabel: What y is, with the unit.
+        controls: Names to draw in gray; they are in no front.
+        figure: Empty figure to draw into, which is resized; a new one by default.
+
+    Raises:
+        InputError: No point, a cost that is not above 0, or one that is no finite point.
+    """
+    at = {name: _point(f"points[{name!r}]", points[name]) for name in _names({"": points})}
+    names = sorted(at, key=lambda name: at[name][1])
+    width = PANEL[0] + 1 + CHARACTER * longest_line(names)
+    figure = sized(figure, width, max(PANEL[1], 1 + ROW * len(names)))
+    axis = figure.subplots()
+    axis.set_xscale("log")
+    for name in names:
+        dot = {"color": GRAYS[1], "marker": "s"} if name in controls else {"color": COLORS[0]}
+        _draw_curve(axis, name, points[name], {"marker": "o", "ms": 5} | dot)
+    low, high = axis.get_ylim()
+    heights = [(at[name][1] - low) / (high - low) for name in names]
+    for name, place in zip(names, _apart(heights, 1 / max(len(names), 14)), strict=True):
+        look: dict[str, Any] = {"va": "center", "fontsize": FONT_SIZE - 1}
+        look["arrowprops"] = {"arrowstyle": "-", "lw": 0.5, "color": GRAYS[2]}
+        axis.annotate(name, at[name], (1.03, place), textcoords="axes fraction", **look)
+    able = [at[name] for name in names if name not in controls]
+    front = sorted(own for own in able if not any(_better(other, own) for other in able))
+    if front:
+        axis.step(*zip(*front, strict=True), where="post", color=COLORS[0], lw=1, alpha=0.5)
+    axis.grid(alpha=0.25)
+    plain(axis, xlabel, ylabel)
+    return figure
+
+
 def training_figure(log: Sequence[Mapping[str, float]], *, figure: Figure | None = None) -> Figure:
     """Draw the loss and its terms over the epochs, and the learning rate.
 
@@ -152,6 +197,27 @@ def training_figure(log: Sequence[Mapping[str, float]], *, figure: Figure | None
     drawn = curves_figure(panels, xlabel="epoch", columns=1, figure=figure)
     drawn.axes[0].locator_params(axis="x", integer=True, min_n_ticks=1)
     return drawn
+
+
+def _point(argument: str, curve: Curve) -> tuple[float, float]:
+    """Return the cost and the loss of a curve of one point."""
+    x, y = (np.asarray(values, dtype=np.float64) for values in curve[:2])
+    if x.size != 1 or y.size != 1 or not (np.isfinite(y).all() and np.isfinite(x).all() and x > 0):
+        raise InputError(argument, repr(curve), "one finite loss y, at a finite cost x above 0")
+    return float(x.item()), float(y.item())
+
+
+def _apart(places: Sequence[float], gap: float) -> list[float]:
+    """Return places in [0, 1], in order, moved until each is a gap above the one before."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, moved[-1] + gap) if moved else place)
+    return [min(place, 1 - n * gap) for n, place in enumerate(moved[::-1])][::-1]
+
+
+def _better(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Tell whether a point (cost, loss) is as low as another in both, and not the same."""
+    return one != other and one[0] <= other[0] and one[1] <= other[1]
 
 
 def _names(panels: Mapping[str, Mapping[str, Any]]) -> list[str]:
