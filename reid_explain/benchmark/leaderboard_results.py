@@ -74,7 +74,8 @@ def columns() -> dict[str, list[Metric]]:
 
 def lines_of(frames: Frames) -> list[Line]:
     """Return a line for each entry and method."""
-    found, known = [], controls()
+    known = controls()
+    found: list[Line] = []
     for entry, tasks in frames.items():
         lines: dict[str, Line] = {}
         for task, metrics in {"speed": [], **columns()}.items():

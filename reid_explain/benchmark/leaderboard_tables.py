@@ -112,13 +112,14 @@ def agreement_rows(agreement: Iterable[Agreement]) -> list[list[str]]:
     rows = [["rankings", "methods", "Kendall's W", "mean Spearman"]]
     for one in agreement:
         bounds = (one.w, one.low, one.high)
-        means = (w if w is None else (one.rankings * w - 1) / (one.rankings - 1) for w in bounds)
-        rows.append([one.title, str(one.methods), _bounds(*bounds), _bounds(*means)])
+        means = [w if w is None else (one.rankings * w - 1) / (one.rankings - 1) for w in bounds]
+        rows.append([one.title, str(one.methods), _bounds(bounds), _bounds(means)])
     return rows
 
 
-def _bounds(value: float, low: float | None, high: float | None) -> str:
-    return f"{value:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
+def _bounds(values: Sequence[float | None]) -> str:
+    mean, *bounds = (f"{value:.2f}" for value in values if value is not None)
+    return f"{mean} [{', '.join(bounds)}]" if bounds else mean
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
