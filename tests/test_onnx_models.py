@@ -292,12 +292,12 @@ class PooledTwin(nn.Module):
 def test_outputs_that_are_not_there_or_not_clear(graph):
     both = graph()
     known = r"'map' \['batch', 5, 6, 4\], 'embedding' \['batch', 4\]"
-    with pytest.raises(InputError, match=f"activations: got 'layer4', expected .*: {known}"):
+    with pytest.raises(InputError, match=f"activations: got 'layer4', expected .*such as {known}"):
         OnnxNet(session_of(both), activations="layer4")
     inner = r"'c' \(1, 5, 6, 4\), 'map' \(1, 5, 6, 4\)"
     with pytest.raises(InputError, match=f"activations: got 'layer4', expected .*such as {inner}"):
         OnnxNet(both, activations="layer4")
-    with pytest.raises(InputError, match=f"embedding: got 'fc', expected .*: {known}"):
+    with pytest.raises(InputError, match=f"embedding: got 'fc', expected .*such as {known}"):
         OnnxNet(both, embedding="fc")
     with pytest.raises(InputError, match="embedding: got none that is clear without a name"):
         OnnxNet(graph(outputs=("map", "mean", "embedding")))

@@ -4,7 +4,7 @@ They have no gradients. ScoreFAM, ScoreCAM, RAM and the controls explain them by
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,6 +59,29 @@ class FunctionNet(nn.Module):
         activations, embeddings = (_as_rows(part, len(images)).to(images.device) for part in made)
         self.activations(activations)
         return embeddings
+
+
+def chosen(
+    argument: str, name: str | None, known: Mapping[str, Any], usual: Sequence[str], source: str
+) -> str:
+    """Return the name that an argument gives; without one, the usual name if there is one alone.
+
+    Args:
+        argument: what the name is for.
+        name: of one of ``known``, or None.
+        known: shapes by name.
+        usual: names that the argument is likely to be.
+        source: what the names are of, for the message.
+
+    Raises:
+        InputError: no such name, or none and it is not clear.
+    """
+    names = usual if name is None else [name]
+    if len(names) != 1 or names[0] not in known:
+        got = "none that is clear without a name" if name is None else repr(name)
+        listed = ", ".join(f"{one!r} {shape}" for one, shape in [*known.items()][-5:])
+        raise InputError(argument, got, f"{source}, such as {listed}")
+    return names[0]
 
 
 def require(package: str, argument: str, path: str | Path) -> ModuleType:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reid_explain.errors import InputError
 from reid_explain.inputs import InputSpec
-from reid_explain.models.functions import sized
+from reid_explain.models.functions import chosen, sized
 from reid_explain.models.network import EmbeddingNet
 
 Operator = Callable[..., Any]
@@ -317,13 +317,7 @@ def _noise(spec: InputSpec) -> Tensor:
 
 def _embedding(graph: Graph, shapes: Mapping[str, tuple[int, ...]], name: str | None) -> str:
     """Return the value that is the embedding."""
-    made = {node.name: node.outputs[0] for node in graph.nodes}
-    if name is not None and made.get(name) in shapes:
-        return made[name]
-    known = {key: shapes[value] for key, value in graph.results.items() if value in shapes}
-    fitting = [key for key, shape in known.items() if len(shape) > 1 and shape[2:] in ((), (1, 1))]
-    if name is not None or len(fitting) != 1:
-        got = "none that is clear without a name" if name is None else repr(name)
-        listed = ", ".join(f"{key!r} {shape[1:]}" for key, shape in known.items())
-        raise InputError("embedding", got, f"a node of {graph.source}, such as {listed}")
-    return graph.results[fitting[0]]
+    values = {**{node.name: node.outputs[0] for node in graph.nodes}, **graph.results}
+    known = {key: shapes[value][1:] for key, value in values.items() if value in shapes}
+    usual = [key for key in graph.results if known.get(key) and known[key][1:] in ((), (1, 1))]
+    return values[chosen("embedding", name, known, usual, f"a node of {graph.source}")]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reid_explain.errors import InputError
 from reid_explain.inputs import InputSpec
-from reid_explain.models.functions import Array, FunctionNet, require, sized
+from reid_explain.models.functions import Array, FunctionNet, chosen, require, sized
 
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 RANKS = {"activations": (3, 4), "embedding": (2,)}
@@ -50,7 +50,10 @@ class OnnxNet(FunctionNet):
         super().__init__(self.run, sized(input_spec, given.shape[2:]))
         self.session, self.input = session, given
         names = {"activations": activations, "embedding": embedding}
-        self.outputs = [_output(session, argument, name) for argument, name in names.items()]
+        self.outputs = [
+            chosen(argument, name, _shapes(session), _usual(session, argument), "an output")
+            for argument, name in names.items()
+        ]
 
     def run(self, images: NDArray[np.float32]) -> tuple[Array, Array]:
         """Return what the graph makes of images (B, 3, H, W): activations and embeddings.
@@ -156,13 +159,10 @@ def onnx_layers(path: str | Path) -> dict[str, tuple[int, ...]]:
 def _open(path: str | Path, activations: str | None) -> tuple[Any, str | None]:
     """Return a session of a file's graph that has the activations among its outputs."""
     session = _session(path)
-    if _fitting(session, "activations", activations):
+    if _usual(session, "activations") if activations is None else activations in _shapes(session):
         return session, activations
     layers = onnx_layers(path)
-    name = activations or next(reversed(layers), None)
-    if name not in layers:
-        known = ", ".join(f"{known!r} {shape}" for known, shape in [*layers.items()][-5:])
-        raise InputError("activations", repr(name), f"a tensor of the graph, such as {known}")
+    name = chosen("activations", activations, layers, [*layers][-1:], "a tensor of the graph")
     return _session(path, [name]), name
 
 
@@ -194,22 +194,14 @@ def _with_outputs(path: str | Path, names: Sequence[str]) -> bytes:
     return content
 
 
-def _fitting(session: Any, argument: str, name: str | None) -> list[str]:
-    """Return the outputs of this name; without one, those of the ranks of the argument."""
-    return [
-        output.name
-        for output in session.get_outputs()
-        if (output.name == name if name is not None else len(output.shape) in RANKS[argument])
-    ]
+def _shapes(session: Any) -> dict[str, Any]:
+    """Return the shapes of a graph's outputs by name."""
+    return {output.name: output.shape for output in session.get_outputs()}
 
 
-def _output(session: Any, argument: str, name: str | None) -> str:
-    fitting = _fitting(session, argument, name)
-    if len(fitting) != 1:
-        known = ", ".join(f"{output.name!r} {output.shape}" for output in session.get_outputs())
-        got = "none that is clear without a name" if name is None else repr(name)
-        raise InputError(argument, got, f"the name of an output of the graph: {known}")
-    return fitting[0]
+def _usual(session: Any, argument: str) -> list[str]:
+    """Return the outputs that have a rank of the argument."""
+    return [name for name, shape in _shapes(session).items() if len(shape) in RANKS[argument]]
 
 
 def _only_input(session: Any) -> Any:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reid_explain.errors import InputError
 from reid_explain.inputs import BGR_255, InputSpec
-from reid_explain.models.functions import Array, FunctionNet, require, sized
+from reid_explain.models.functions import Array, FunctionNet, chosen, require, sized
 
 PRECISE = {"INFERENCE_PRECISION_HINT": "f32"}
 """Where a processor has matrix units for bfloat16, the runtime would use them."""
@@ -51,11 +51,11 @@ class OpenVinoNet(FunctionNet):
             super().__init__(self.run, sized(input_spec, size, usual))
             network.reshape([-1, 3, *self.input_spec.size])
             maps, results = _maps(network), _results(network)
-            chosen = [
-                _chosen("activations", activations, maps, [*maps][-1:]),
-                _chosen("embedding", embedding, results, [*results]),
+            outputs = [
+                _output("activations", activations, maps, [*maps][-1:]),
+                _output("embedding", embedding, results, [*results]),
             ]
-            network = openvino.Model(chosen, network.get_parameters())
+            network = openvino.Model(outputs, network.get_parameters())
             self.network = core.compile_model(network, "CPU", PRECISE)
         except RuntimeError as error:
             got = f"{path} ({str(error).strip().splitlines()[-1]})"
@@ -94,11 +94,6 @@ def _results(network: Any) -> dict[str, Any]:
     return {output.get_node().get_friendly_name(): output for output in given}
 
 
-def _chosen(argument: str, name: str | None, known: Mapping[str, Any], usual: Sequence[str]) -> Any:
-    """Return the output of a name; without one, the usual one if that is clear."""
-    names = [name] if name is not None else usual
-    if len(names) != 1 or names[0] not in known:
-        got = "none that is clear without a name" if name is None else repr(name)
-        listed = ", ".join(map(repr, [*known][-5:]))
-        raise InputError(argument, got, f"a node of the network, such as {listed}")
-    return known[names[0]]
+def _output(argument: str, name: str | None, known: Mapping[str, Any], usual: Sequence[str]) -> Any:
+    shapes = {key: output.partial_shape for key, output in known.items()}
+    return known[chosen(argument, name, shapes, usual, "a node of the network")]
