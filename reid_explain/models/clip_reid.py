@@ -19,19 +19,18 @@ from reid_explain.models.build import MODELS
 from reid_explain.models.layouts import LAYOUTS, Layout
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.transformers import (
-    HALVES,
     HEAD_DIM,
     NECKS,
     PATCH,
-    CameraNet,
+    PatchNet,
     bottleneck,
+    camera_table,
     check_size,
     count_of,
     identity_classifier,
     patch_grid,
     rows_of_cameras,
     usual_grid,
-    vision_transformer,
 )
 
 NAMES = (
@@ -80,7 +79,7 @@ class TwoVectors(EmbeddingNet):
 
 
 @MODELS.register(name="clip_reid_vit")
-class CLIPReIDViT(CameraNet, TwoVectors):
+class CLIPReIDViT(PatchNet, TwoVectors):
     """CLIP's vision transformer with positions for rectangles; patches may overlap.
 
     F is the tokens (B, 1 + h w, C) behind the last norm; the two vectors are their class token
@@ -101,12 +100,7 @@ class CLIPReIDViT(CameraNet, TwoVectors):
         InputError: an argument outside these, or timm is not installed.
     """
 
-    card_settings = (
-        *("num_classes", "img_size", "stride", "cameras", "neck"),
-        *("embed_dim", "depth", "projected", "side_weight"),
-    )
-    unseen = ("img_size", "stride")
-    trainable_stages = ()
+    card_settings = (*PatchNet.card_settings, "projected")
 
     def __init__(
         self,
@@ -121,25 +115,14 @@ class CLIPReIDViT(CameraNet, TwoVectors):
         side_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        check_at_least("cameras", cameras, 0)
-        self.input_spec = HALVES.replace(size=img_size)
-        self.token_grid = patch_grid(self.input_spec.size, stride)
         self.side_weight = side_weight
-        self.image_encoder = vision_transformer(
-            self.input_spec.size,
-            stride,
-            embed_dim,
-            depth,
-            pre_norm=True,
-            norm_layer=partial(nn.LayerNorm, eps=1e-5),
-            act_layer="quick_gelu",
+        form = {"pre_norm": True, "norm_layer": partial(nn.LayerNorm, eps=1e-5)}
+        self.image_encoder = self._tower(
+            img_size, stride, embed_dim, depth, "image_encoder", act_layer="quick_gelu", **form
         )
         scale = embed_dim**-0.5
         self.image_encoder.proj = nn.Parameter(scale * torch.randn(embed_dim, projected))
-        if cameras:
-            self.cv_embed = nn.Parameter(torch.zeros(cameras, embed_dim))
-            nn.init.trunc_normal_(self.cv_embed, std=0.02)
-        self.map_layer = f"image_encoder.blocks.{depth - 1}.norm1"
+        self.cv_embed = camera_table(cameras, embed_dim)
         self._build_head(embed_dim, projected, num_classes, neck)
 
     def features(self, x: Tensor, cameras: Tensor | int | None = None) -> Tensor:
@@ -147,7 +130,7 @@ class CLIPReIDViT(CameraNet, TwoVectors):
         check_size(x, self.input_spec.size)
         encoder = self.image_encoder
         start = encoder.cls_token.expand(len(x), -1, -1)
-        side = rows_of_cameras(getattr(self, "cv_embed", None), cameras)
+        side = rows_of_cameras(self.cv_embed, cameras)
         if side is not None:
             start = start + self.side_weight * side[:, None]
         tokens = torch.cat([start, encoder.patch_embed(x)], dim=1) + encoder.pos_embed

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reid_explain.checks import check_choice, describe
+from reid_explain.checks import check_at_least, check_choice, describe
 from reid_explain.errors import InputError
 from reid_explain.inputs import InputSpec
 from reid_explain.models.network import EmbeddingNet
@@ -72,6 +72,39 @@ class CameraNet(EmbeddingNet):
     def logits(self, x: Tensor, cameras: Tensor | int | None = None) -> Tensor:
         """Return the logits (B, num_classes) of images (B, 3, H, W)."""
         return self.classify(self(x, cameras))
+
+
+class PatchNet(CameraNet):
+    """A vision transformer of patches of 16 x 16 pixels that may overlap.
+
+    Attributes:
+        side_weight: factor on the rows of the table of cameras.
+    """
+
+    card_settings: tuple[str, ...] = (
+        *("num_classes", "img_size", "stride", "cameras", "neck"),
+        *("embed_dim", "depth", "side_weight"),
+    )
+    unseen = ("img_size", "stride")
+    trainable_stages = ()
+    side_weight: float
+
+    def _tower(
+        self, size: tuple[int, int], stride: int, dim: int, depth: int, name: str, **form: Any
+    ) -> Any:
+        """Return the transformer, which is to be the attribute ``name``; set what depends on it."""
+        self.input_spec = HALVES.replace(size=size)
+        self.token_grid = patch_grid(self.input_spec.size, stride)
+        self.map_layer = f"{name}.blocks.{depth - 1}.norm1"
+        return vision_transformer(self.input_spec.size, stride, dim, depth, **form)
+
+
+def camera_table(cameras: int, *shape: int) -> nn.Parameter | None:
+    """Return a table of embeddings (cameras, *shape), None of no cameras."""
+    check_at_least("cameras", cameras, 0)
+    if not cameras:
+        return None
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(cameras, *shape), std=0.02))
 
 
 def check_size(x: Tensor, img_size: tuple[int, int]) -> None:

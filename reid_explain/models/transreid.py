@@ -16,18 +16,16 @@ from reid_explain.models.build import MODELS
 from reid_explain.models.layouts import LAYOUTS, Layout
 from reid_explain.models.resnet import IBN
 from reid_explain.models.transformers import (
-    HALVES,
     PATCH,
     BottleneckNet,
-    CameraNet,
+    PatchNet,
     bottleneck,
+    camera_table,
     check_size,
     count_of,
     identity_classifier,
-    patch_grid,
     rows_of_cameras,
     usual_grid,
-    vision_transformer,
 )
 
 NORM = partial(nn.LayerNorm, eps=1e-6)
@@ -37,7 +35,7 @@ LOCAL_PARTS = 4
 GROUPS = 2
 
 
-class TransReID(CameraNet, BottleneckNet):
+class TransReID(PatchNet, BottleneckNet):
     """A vision transformer whose patches overlap and whose tokens know the camera.
 
     F is the tokens (B, 1 + h w, D) behind the last norm, ``pool`` their class token.
@@ -59,12 +57,7 @@ class TransReID(CameraNet, BottleneckNet):
         InputError: an argument outside these, or timm is not installed.
     """
 
-    card_settings: tuple[str, ...] = (
-        *("num_classes", "img_size", "stride", "cameras", "neck", "stem"),
-        *("embed_dim", "depth", "side_weight"),
-    )
-    unseen = ("img_size", "stride")
-    trainable_stages = ()
+    card_settings = (*PatchNet.card_settings, "stem")
 
     def __init__(
         self,
@@ -80,21 +73,13 @@ class TransReID(CameraNet, BottleneckNet):
     ) -> None:
         super().__init__()
         check_at_least("num_classes", num_classes, 0)
-        check_at_least("cameras", cameras, 0)
         check_choice("stem", stem, ("patch", "convolutional"))
-        self.input_spec = HALVES.replace(size=img_size)
-        self.token_grid = patch_grid(self.input_spec.size, stride)
         self.stem, self.side_weight = stem, side_weight
-        self.base = vision_transformer(
-            self.input_spec.size, stride, embed_dim, depth, norm_layer=NORM
-        )
+        self.base = self._tower(img_size, stride, embed_dim, depth, "base", norm_layer=NORM)
         if stem == "convolutional":
             check_choice("stride", stride, (PATCH,))
             _add_stem(self.base.patch_embed, embed_dim)
-        if cameras:
-            self.base.sie_embed = nn.Parameter(torch.zeros(cameras, 1, embed_dim))
-            nn.init.trunc_normal_(self.base.sie_embed, std=0.02)
-        self.map_layer = f"base.blocks.{depth - 1}.norm1"
+        self.base.sie_embed = camera_table(cameras, 1, embed_dim)
         self._build_head(embed_dim, num_classes, neck)
 
     def features(self, x: Tensor, cameras: Tensor | int | None = None) -> Tensor:
@@ -110,7 +95,7 @@ class TransReID(CameraNet, BottleneckNet):
         patches = self.base.patch_embed(x)
         start = self.base.cls_token.expand(len(x), -1, -1)
         tokens: Tensor = torch.cat([start, patches], dim=1) + self.base.pos_embed
-        side = rows_of_cameras(getattr(self.base, "sie_embed", None), cameras)
+        side = rows_of_cameras(self.base.sie_embed, cameras)
         return tokens if side is None else tokens + self.side_weight * side[:, None]
 
     def pool(self, features: Tensor) -> Tensor:
