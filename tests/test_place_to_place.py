@@ -309,6 +309,49 @@ def test_means_of_rows_stand_for_a_map_of_stripes():
     assert seen[-1] == 3 * 12
 
 
+class PerChannel(nn.Module):
+    """Each pixel is a place of the layer; GeM and a batch norm read its channels one by one."""
+
+    def __init__(self, mixes: bool = False) -> None:
+        super().__init__()
+        self.layer, self.norm, self.seen = nn.Identity(), nn.BatchNorm1d(3), []
+        trained(self.double())
+        self.mixes = mixes
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.layer(x)
+        self.seen.append(len(out))
+        mean = self.norm(out.abs().clamp(min=1e-6).pow(3).mean(dim=(2, 3)).pow(1 / 3))
+        return mean + 0.1 * mean[:, [0, 2, 1]].square() if self.mixes else mean
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mixes", [False, True])
+def test_one_gradient_is_enough_where_results_read_a_channel_each(mixes):
+    """As place by place, which a reshape_transform keeps; mixed channels are told from others."""
+    found, calls = [], []
+    for reshape_transform in (None, lambda out: out):
+        net = PerChannel(mixes)
+        explainer = PlaceToPlace(net, "layer", reshape_transform, steps=64, baseline=1.0)
+        found.append(explainer.explain(X.abs(), Y.abs()).contributions)
+        calls.append(sum(net.seen))
+    close(*found, rtol=1e-4, atol=1e-8)
+    assert (calls[0] < calls[1] / 10) == (not mixes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leave", [Tensor.detach, lambda out: torch.from_numpy(out.numpy())])
+def test_gradients_are_not_needed(leave):
+    """Behind a graph of ONNX there are none."""
+    net, cut = PerChannel(), PerChannel()
+    cut.norm.register_forward_hook(lambda _module, _inputs, output: leave(output))
+    one, other = (
+        PlaceToPlace(each, "layer", steps=64, baseline=1.0).explain(X.abs(), Y.abs()).contributions
+        for each in (net, cut)
+    )
+    close(one, other, rtol=1e-4, atol=1e-8)
+
+
 def test_one_query_serves_many():
     explainer = PlaceToPlace(ContractNet().eval(), "layer")
     query, gallery = pictures(1), pictures(3, seed=7)

@@ -44,6 +44,7 @@ class Paths(NamedTuple):
 
     ``behind`` maps points (n, E) to results (n, D); ``start`` and ``end`` are points (N, E);
     ``parts`` maps images (n,) of N and places (n,) of ``total`` to their parts of the way (n, E).
+    ``by_channel`` tells that result d reads channel d of the map, and no other.
     """
 
     behind: Callable[[Tensor], Tensor]
@@ -53,6 +54,7 @@ class Paths(NamedTuple):
     places: int
     total: int
     dtype: torch.dtype
+    by_channel: bool = False
 
 
 @EXPLAINERS.register
@@ -71,7 +73,9 @@ class PlaceToPlace(PairExplainer):
     bias, say), and what class and register tokens add. Where the model is linear behind the layer
     (average pooling and a batch norm or linear neck), which is measured, J is constant and the sum
     exact; else the integral is a sum of ``steps`` central differences, and
-    :attr:`.PairExplanation.error` says what it misses. No gradients are needed.
+    :attr:`.PairExplanation.error` says what it misses. No gradients are needed; where each number
+    of the embedding reads one channel (GeM and a batch norm), one gradient of a step does for all
+    places.
 
     Two places go together if, up to rounding, their vectors and those of the places around them
     do: the affinity is the sum of :math:`\cos(g_{p+d}, g'_{q+d})` over shifts d with Gaussian
@@ -164,6 +168,7 @@ class PlaceToPlace(PairExplainer):
         images, args = side
         starts = self._starts(images, args)
         paths_of: Callable[..., Paths] | None = None
+        by_channel = False
         for part in self._captures(images, args):
             Verification().check(part.result)
             for group in self._groups(part, args, len(images)):
@@ -171,11 +176,14 @@ class PlaceToPlace(PairExplainer):
                 image, own = images[rows[:1]], rows_of(args, rows[:1], len(images))
                 behind = self._quickly_behind(image, own, ends[:1], part.result[group[:1]])
                 if paths_of is None:
-                    dims = None if self.reshape_transform else _pooled(behind, ends[0])
+                    as_it_is = self.reshape_transform is None
+                    dims = _pooled(behind, ends[0]) if as_it_is else None
                     paths_of = partial(_paths_of_means, dims) if dims else _paths
+                    by_channel = as_it_is and not dims and _by_channel(behind, ends[0])
                 cells = self._as_map(_numbered(ends[0]), image)[0].long()
                 begin = starts[rows] if len(starts) > 1 else starts.expand_as(ends)
-                found = _vectors(paths_of(behind, begin, ends, cells.flatten(1)), self.steps)
+                paths = paths_of(behind, begin, ends, cells.flatten(1))
+                found = _vectors(paths._replace(by_channel=by_channel), self.steps)
                 yield rows, Places(found.view(len(rows), *cells.shape[1:], -1), part.result[group])
 
     def _groups(self, part: Captured, args: tuple[Any, ...], count: int) -> Sequence[Tensor]:
@@ -250,6 +258,26 @@ def _pooled(behind: Callable[[Tensor], Tensor], output: Tensor) -> tuple[int, ..
                 if _same(found, of_means, output.dtype).all():
                     return dims
     return None
+
+
+def _by_channel(behind: Callable[[Tensor], Tensor], output: Tensor) -> bool:
+    """Tell whether each result reads the channel of its own number alone, and has a gradient.
+
+    Channels come from two images of noise; any two are from different ones at least once.
+    """
+    if output.dim() != 3:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(2, *output.shape, generator=generator).to(output)
+    numbers, bits = torch.arange(len(output)), torch.arange(len(output).bit_length())
+    second = (numbers >> bits[:, None] & 1).bool().to(output.device)
+    found = noise
+    with suppress(RuntimeError), torch.enable_grad():  # of what leaves torch
+        found = behind(noise.clone().requires_grad_())
+    if not found.requires_grad or found.shape[1] != len(output):
+        return False
+    mixed = behind(torch.where(second[:, :, None, None], noise[1], noise[0]))
+    return bool(_same(mixed, torch.where(second, found[1], found[0]), output.dtype).all())
 
 
 def _same(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
@@ -334,7 +362,11 @@ def _vectors(paths: Paths, steps: int | None) -> Tensor:
         images = (linear == is_linear).nonzero()[:, 0]
         count = steps or (1 if is_linear else STEPS)
         while len(images):
-            added[images] = _integrated(paths, images, count, is_linear, added[images])
+            added[images] = (
+                _channel_by_channel(paths, images, count)
+                if paths.by_channel
+                else _integrated(paths, images, count, is_linear, added[images])
+            )
             change = (last - first)[images]
             missed = (change - added[images].sum(dim=1)).norm(dim=1)
             images = images[missed > TOLERANCE * change.norm(dim=1)]
@@ -365,6 +397,21 @@ def _integrated(paths: Paths, images: Tensor, steps: int, is_linear: bool, like:
         ahead, back = paths.behind(torch.cat([middles + moves, middles - moves])).chunk(2)
         added.index_add_(0, part, ahead - back)
     return added.view_as(like) / stretch
+
+
+def _channel_by_channel(paths: Paths, images: Tensor, steps: int) -> Tensor:
+    """Return the same where each result reads its own channel: one gradient for each step.
+
+    The gradient of the sum of the results is then the whole of their Jacobian.
+    """
+    start, end = paths.start[images], paths.end[images]
+    slope = torch.zeros_like(start)
+    for step in range(steps):
+        with torch.enable_grad():
+            point = torch.lerp(start, end, (step + 0.5) / steps).requires_grad_()
+            (own,) = torch.autograd.grad(paths.behind(point.clone()).sum(), point)
+        slope += own / steps
+    return ((end - start) * slope).view(len(images), -1, paths.places).transpose(1, 2)
 
 
 def _directions(vectors: Tensor) -> Tensor:
