@@ -210,6 +210,9 @@ def test_cost_in_masked_images():
     explainer.attribute(X[:1], X[1:], explains="difference")
     assert passed[:2] == [1, 1]
     assert sum(passed) == 2 + 2 * masked
+    passed.clear()
+    ExtremalFAM(net, "relu", rounds=2, descents=3, effect="both").attribute(X[:1])
+    assert sum(passed) == 1 + 2 * masked
 
 
 def test_fills_are_never_another_image_nor_patches():
@@ -256,8 +259,12 @@ def test_agreement_by_hand():
     rows = torch.tensor([0])
     layer = torch.nn.Identity()
     explainer = ExtremalFAM(lambda x: layer(x).flatten(1), layer)
-    _, keep = explainer._keep(image, (), Cosine(torch.tensor([[0.6, 0.8]])))
-    close(keep(rows, masks), torch.tensor([[(3 * 0.6 + 2 * 0.8) / 13**0.5]]))  # of (3, 2)
+    kept = (3 * 0.6 + 2 * 0.8) / 13**0.5  # of (3, 2)
+    left = (2 * 0.6 + 4 * 0.8) / 20**0.5  # of (2, 4)
+    for effect, expected in {"keeping": kept, "removal": -left, "both": kept - left}.items():
+        explainer.effect = effect
+        _, keep = explainer._keep(image, (), Cosine(torch.tensor([[0.6, 0.8]])))
+        close(keep(rows, masks), torch.tensor([[expected]]))
     _, remove = explainer._remove(image, (), other)  # of (2, 4) and (2, 8)
     close(remove(rows, masks), torch.tensor([[(2 * 2 + 4 * 8) / (20 * 68) ** 0.5]]))
 
@@ -389,6 +396,7 @@ def test_with_noise_tunnel():
         ({"descents": 0}, "descents"),
         ({"seed": -1}, "seed"),
         ({"autocast_dtype": torch.float64}, "autocast_dtype"),
+        ({"effect": "removing"}, "effect"),
         ({"layer": "no such layer"}, "layer"),
     ],
 )
@@ -416,6 +424,12 @@ def test_wrong_settings(settings, argument):
 def test_wrong_data(data, argument):
     with pytest.raises(InputError, match=f"^{argument}"):
         ExtremalFAM(HeadNet(), "relu", rounds=1).attribute(**{"inputs": X} | data)
+
+
+def test_a_difference_has_one_effect():
+    explainer = ExtremalFAM(HeadNet(), "relu", rounds=1, effect="both")
+    with pytest.raises(InputError, match="^effect"):
+        explainer.attribute(X, X.flip(3), explains="difference")
 
 
 def test_a_model_without_gradients_or_with_nan_is_refused():

@@ -28,6 +28,8 @@ from reid_explain.objectives import Cosine, Objective
 from reid_explain.vectors import cosine
 
 EXPLAINED = ("similarity", "difference")
+EFFECTS = {"keeping": (1,), "removal": (-1,), "both": (1, -1)}
+"""What an area is to do -> signs of scores: 1 of what shows there, -1 of what shows elsewhere."""
 
 
 class ExtremalExplainer(Explainer, GradientAttribution):
@@ -44,16 +46,19 @@ class ExtremalExplainer(Explainer, GradientAttribution):
         descents: int = 8,
         seed: int = 0,
         autocast_dtype: torch.dtype | None = None,
+        effect: str = "keeping",
     ) -> None:
         super().__init__(forward_func, layer, reshape_transform)
         check_at_least("rounds", rounds, 1)
         check_at_least("descents", descents, 1)
         check_at_least("seed", seed, 0)
         check_choice("autocast_dtype", autocast_dtype, AUTOCAST_DTYPES)
+        check_choice("effect", effect, tuple(EFFECTS))
         self.rounds = rounds
         self.descents = descents
         self.seed = seed
         self.autocast_dtype = autocast_dtype
+        self.effect = effect
 
     def _descend(
         self,
@@ -76,7 +81,7 @@ class ExtremalExplainer(Explainer, GradientAttribution):
     def _keep(
         self, images: Tensor, args: tuple[Any, ...], objective: Objective
     ) -> tuple[Tensor, Any]:
-        """Return simple maps (B, 4, h, w), and the score of what masks keep."""
+        """Return simple maps (B, 4, h, w), and the score that masks keep, or that they take."""
         batch = self._batch(images, args)
         score, slope_score = objective.prepare(batch), objective.slope.prepare(batch)
         starts, results = [], []
@@ -90,11 +95,16 @@ class ExtremalExplainer(Explainer, GradientAttribution):
                 del part
         own = torch.cat(results)
 
+        def left(rows: Tensor, fills: Tensor, shares: Tensor) -> Tensor:
+            shown = torch.lerp(fills, images[rows, None], shares)
+            each = rows.repeat_interleave(shown.shape[1])
+            found = self._results(shown.flatten(0, 1), each, args, len(images), self.autocast_dtype)
+            return score(found, own[each], each).view(shown.shape[:2])
+
         def agreement(rows: Tensor, masks: Masks) -> Tensor:
-            kept = torch.lerp(masks.fills, images[rows, None], masks.highest)
-            each = rows.repeat_interleave(kept.shape[1])
-            shown = self._results(kept.flatten(0, 1), each, args, len(images), self.autocast_dtype)
-            return score(shown, own[each], each).view(kept.shape[:2])
+            shares = {1: masks.highest, -1: 1 - masks.highest}
+            scores = [n * left(rows, masks.fills, shares[n]) for n in EFFECTS[self.effect]]
+            return torch.stack(scores).sum(dim=0)
 
         return torch.cat(starts), agreement
 
@@ -117,9 +127,15 @@ class ExtremalDescent(ExtremalExplainer):
     layer, a blob in the center), those of each later round from the mean of the rounds before, and
     the map is the mean of all.
 
+    What the highest pixels keep need not be what is lost without them: other pixels may do as
+    well. With ``effect="removal"`` S descends the score of the image without them,
+    :math:`f(X \circ (1 - M_a) + R \circ M_a)`; with ``"both"`` it ascends the difference of the
+    two scores.
+
     Each image is explained by itself: its random numbers depend on the seed and on its values
     alone, neither on the batch nor on the global random state. It costs
-    ``18 * rounds * descents`` masked images forward and backward; a difference, twice that.
+    ``18 * rounds * descents`` masked images forward and backward; both effects, or a difference,
+    twice that.
 
     Sources: Fong and Vedaldi, ICCV 2017 (random fills against adversarial masks, upsampled grid);
     Fong et al., ICCV 2019 (masks of a given area).
@@ -132,6 +148,7 @@ class ExtremalDescent(ExtremalExplainer):
         seed: For the sampled areas and fills.
         autocast_dtype: ``torch.bfloat16`` or ``torch.float16`` for the passes of masked images
             under ``torch.autocast``. None leaves the precision to ``forward_func``.
+        effect: ``"keeping"``, ``"removal"`` or ``"both"``.
 
     Raises:
         InputError: If a setting is out of its range or the layer is not in the model.
@@ -180,7 +197,8 @@ class ExtremalFAM(ExtremalExplainer, ReferenceExplainer):
 
     .. math:: \cos(f(X \circ (1 - M_a) + R \circ M_a), f(Y \circ (1 - M_a) + R \circ M_a))
 
-    A difference costs twice the passes. The settings are those of :class:`.ExtremalDescent`.
+    A difference costs twice the passes, and takes no other ``effect``. The settings are those of
+    :class:`.ExtremalDescent`.
 
     Example:
         >>> import torch
@@ -226,6 +244,7 @@ class ExtremalFAM(ExtremalExplainer, ReferenceExplainer):
         if explains == "similarity":
             agreement_of = partial(self._keep, objective=Cosine(references, reference_forward_args))
         else:
+            check_choice("effect", self.effect, ("keeping",))  # what differs is always cut out
             agreement_of = partial(self._remove, references=references)
         return self._descend(
             agreement_of, inputs, additional_forward_args, interpolate_mode, show_progress
