@@ -232,7 +232,7 @@ def test_defaults_and_wrong_input():
     known = PairFaithfulness().known()
     assert {"PlaceToPlace", "PairX", "FeatureProduct", "CorrRISE", "Centre"} <= {*known}
     assert "GradFAM" not in known
-    assert not PairFaithfulness().runs(known["ExtremalPair"])
+    assert not any(PairFaithfulness().runs(known[f"ExtremalPair{both}"]) for both in ("", "Both"))
     assert PairFaithfulness().runs(known["PairX"])
     with pytest.raises(InputError, match="parts: got 'margins'"):
         PairFaithfulness(parts=("margins",)).run(tiny_target(), TinyWorld(), methods=["Centre"])
@@ -245,5 +245,7 @@ def test_who_leads():
 
     index = pd.MultiIndex.from_tuples([("a", 1), ("b", 2)], names=["case", "identity"])
     rows = {"one": pd.Series([1.0, 2.0], index), "two": pd.Series([3.0, 5.0], index)}
-    assert lead(rows).startswith("two leads one by 2.5 [")
+    said = lead({"none": rows["one"] - 1, **rows})
+    assert said.startswith("two leads one by 2.5 [")
+    assert "], none by 3.5 [" in said
     assert lead({"one": rows["one"]}) == ""

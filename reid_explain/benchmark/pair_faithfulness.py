@@ -116,6 +116,16 @@ class ExtremalPair(OfPairs):
     settings: ClassVar[Mapping[str, Any]] = {"rounds": 1, "descents": 4}
 
 
+class ExtremalPairBoth(ExtremalPair):
+    """The same, of what areas keep and of what is lost without them."""
+
+    settings: ClassVar[Mapping[str, Any]] = {**ExtremalPair.settings, "effect": "both"}
+
+
+OWN = (FeatureProduct, ScorePair, ExtremalPair, ExtremalPairBoth)
+"""The methods that are of this benchmark alone."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairFaithfulness(Task):
     """Whether the explanation of a match is true: what is left without what it marks.
@@ -145,7 +155,7 @@ class PairFaithfulness(Task):
 
     def known(self) -> dict[str, Method]:
         """Return the methods that explain pairs, and controls."""
-        found = all_methods(FeatureProduct, ScorePair, ExtremalPair).items()
+        found = all_methods(*OWN).items()
         return {n: m for n, m in found if m.fact("is_control") or "references" in m.needs}
 
     def runs(self, method: Method) -> bool:
@@ -232,11 +242,10 @@ def _beside_random(
 
 
 def lead(rows: Mapping[str, pd.Series]) -> str:
-    """Say which method has the highest mean, and its paired lead over the next."""
-    order = sorted(rows, key=lambda name: -rows[name].mean())
-    if len(order) < 2:
-        return ""
-    return f"{order[0]} leads {order[1]} by {cell(interval(rows[order[0]] - rows[order[1]]))}"
+    """Say which method has the highest mean, and its paired leads over the others, in order."""
+    first, *others = sorted(rows, key=lambda name: -rows[name].mean())
+    leads = (f"{name} by {cell(interval(rows[first] - rows[name]))}" for name in others)
+    return f"{first} leads {', '.join(leads)}" if others else ""
 
 
 def each(measure: str) -> list[str]:
