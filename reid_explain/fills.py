@@ -6,7 +6,6 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur
 
 
 def blurred(images: Tensor, kernel_size: int = 51, sigma: float = 50.0) -> Tensor:
@@ -23,6 +22,8 @@ def blurred(images: Tensor, kernel_size: int = 51, sigma: float = 50.0) -> Tenso
         >>> blurred(image)[0, 0, 0, [0, 16, 32, 48, 63]]
         tensor([0.0000, 0.1879, 0.5102, 0.8316, 1.0000])
     """
+    from torchvision.transforms.v2.functional import gaussian_blur  # here: slow to import
+
     kernel_size = min(kernel_size, 2 * min(images.shape[-2:]) - 1)
     precise = images.to(torch.promote_types(images.dtype, torch.float32))
     blurry: Tensor = gaussian_blur(precise, [kernel_size] * 2, [sigma] * 2)

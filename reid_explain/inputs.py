@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms import v2
 
 from reid_explain.checks import check_choice
 from reid_explain.errors import InputError
@@ -88,18 +88,18 @@ class InputSpec:
 
     def to_tensor(self, image: Image.Image) -> Tensor:
         """Return the model's input, (3, H, W) float32, of an RGB image of any size."""
-        pixels: Tensor = v2.functional.pil_to_tensor(self.fit(image))
+        pixels = torch.from_numpy(np.array(self.fit(image))).permute(2, 0, 1)
         return self.from_rgb(pixels.float() / 255)
 
     def from_rgb(self, images: Tensor) -> Tensor:
         """Return the model's input of RGB values in [0, 1], (..., 3, H, W), of the same shape."""
         values = images if self.channels == "RGB" else images.flip(-3)
-        out: Tensor = v2.functional.normalize(values * self.scale, list(self.mean), list(self.std))
-        return out
+        mean, std = self._constants(values)
+        return (values * self.scale - mean) / std
 
     def to_rgb(self, images: Tensor) -> Tensor:
         """Return the RGB values of inputs of the model, (..., 3, H, W), clipped to [0, 1]."""
-        mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (self.mean, self.std))
+        mean, std = self._constants(images)
         values = ((images * std + mean) / self.scale).clamp(0, 1)
         return values if self.channels == "RGB" else values.flip(-3)
 
@@ -121,6 +121,11 @@ class InputSpec:
         if not isinstance(mapping, Mapping) or {*mapping} - {*names}:
             raise InputError("input", repr(mapping), f"a mapping with {', '.join(names)}")
         return cls(**mapping)
+
+    def _constants(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation, (3, 1, 1), of the type and on the device of images."""
+        mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (self.mean, self.std))
+        return mean, std
 
     def _mean_color(self) -> tuple[int, int, int]:
         red, green, blue = (round(255 * min(max(value / self.scale, 0), 1)) for value in self.mean)

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor
 
 from reid_explain.checks import describe
@@ -115,6 +114,8 @@ def kendall_w(scores: Tensor) -> float:
     """
     if scores.dim() != 2 or min(scores.shape) < 2:
         raise InputError("scores", describe(scores), "(m, n), both at least 2")
+    from scipy.stats import rankdata  # here: it takes long to import, and few need it
+
     raters, things = scores.shape
     ranks = np.stack([rankdata(row) for row in scores.double().numpy()])
     sums = ranks.sum(axis=0)

@@ -93,27 +93,44 @@ def test_the_rule_catches_a_violation(tmp_path, monkeypatch):
     assert len(violations(bad)) == 3
 
 
-def modules_after(statement: str) -> set[str]:
-    program = f"import sys\n{statement}\nprint(*sys.modules)"
+STATEMENTS = (
+    "import reid_explain",
+    "from reid_explain import GradFAM, ScoreFAM, RAM, ExtremalFAM, Cosine",
+    "import reid_explain.datasets, reid_explain.models",
+    "import reid_explain.cli.__main__",
+)
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """Modules after each statement, in one process: what an earlier one loads is there later."""
+    lines = [f"{statement}\nprint(*sys.modules)" for statement in STATEMENTS]
+    program = "\n".join(["import sys", *lines])
     run = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
-    return set(run.stdout.split())
+    modules = (set(line.split()) for line in run.stdout.splitlines())
+    return dict(zip(STATEMENTS, modules, strict=True))
 
 
 @pytest.mark.slow
-def test_importing_the_package_loads_no_world_and_no_zoo():
-    assert {
-        n for n in modules_after("import reid_explain") if n.startswith("reid_explain.")
-    } == set()
-    loaded = modules_after("from reid_explain import GradFAM, ScoreFAM, RAM, ExtremalFAM, Cosine")
+def test_importing_the_package_loads_no_world_and_no_zoo(loaded):
+    package, names, *_ = loaded.values()
+    assert {n for n in package if n.startswith("reid_explain.")} == set()
     heavy = ("datasets", "models", "benchmark", "training", "visualization", "retrieval", "amd")
-    assert not [n for n in loaded if n.startswith(tuple(f"reid_explain.{part}" for part in heavy))]
-    assert not loaded & {"pandas", "tyro", "timm", "accelerate"}
+    assert not [n for n in names if n.startswith(tuple(f"reid_explain.{part}" for part in heavy))]
+    assert not names & {"torchvision", "pandas", "tyro", "timm", "accelerate"}
 
 
 @pytest.mark.slow
-def test_the_data_sets_and_models_load_no_world():
-    loaded = modules_after("import reid_explain.datasets, reid_explain.models")
-    assert not [n for n in loaded if n.startswith("reid_explain.datasets.synthetic.")]
-    assert not loaded & {"pandas", "tyro", "timm", "accelerate"}
+def test_the_data_sets_and_models_load_no_world(loaded):
+    modules = loaded["import reid_explain.datasets, reid_explain.models"]
+    assert not [n for n in modules if n.startswith("reid_explain.datasets.synthetic.")]
+    assert not modules & {"pandas", "tyro", "timm", "accelerate"}
+
+
+@pytest.mark.slow
+def test_the_command_line_loads_no_benchmark(loaded):
+    modules = loaded["import reid_explain.cli.__main__"]
+    assert not modules & {"pandas", "scipy.stats", "timm", "accelerate", "gradio"}
+    assert "reid_explain.benchmark.task" not in modules

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 import tyro
@@ -14,7 +14,6 @@ from torch import nn
 
 from reid_explain.benchmark.methods import method_names
 from reid_explain.benchmark.target import Precision, Target
-from reid_explain.benchmark.task import Task
 from reid_explain.datasets.registry import SYNTHETIC, open_dataset
 from reid_explain.errors import InputError
 from reid_explain.inputs import PIXELS
@@ -22,6 +21,9 @@ from reid_explain.models.build import MODELS, build_model
 from reid_explain.models.checkpoints import open_checkpoint
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.pretrained import load_pretrained, load_trained
+
+if TYPE_CHECKING:
+    from reid_explain.benchmark.task import Task
 
 SHIPPED = "synthetic"
 """The model that comes with the package."""
@@ -106,7 +108,7 @@ class RunOptions:
         return {"seed": self.world} if self.world else {}
 
 
-def main(task: type[Task], arguments: Sequence[str] | None = None) -> None:
+def main(task: "type[Task]", arguments: Sequence[str] | None = None) -> None:
     """Run a task as a command line says."""
     script = f"{task.name}.py"
     fields = [("task", task), ("target", TargetOptions), ("run", RunOptions)]

@@ -12,16 +12,16 @@ import uuid
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-import captum
-import pandas as pd
 import torch
-import torchvision
 
 import reid_explain
 from reid_explain.errors import InputError
 from reid_explain.files import atomic, named_errors, partial_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SETTINGS = "settings.json"
 COLUMNS = ("task", "case", "identity", "method", "metric", "value")
@@ -101,8 +101,10 @@ class Rows:
         """Tell whether all of ``columns`` have been measured of a method on a case."""
         return self.values.get((case, method), {}).keys() >= {*columns}
 
-    def frame(self, task: str, cases: Sequence[str], methods: Sequence[str]) -> pd.DataFrame:
+    def frame(self, task: str, cases: Sequence[str], methods: Sequence[str]) -> "pd.DataFrame":
         """Return a frame of ``COLUMNS``, by case and method in the order given."""
+        import pandas as pd  # here: the pages of the command line have no frames
+
         rows = (
             (task, case, self.identities[case], method, metric, value)
             for case in cases
@@ -123,7 +125,7 @@ def _checksum(text: bytes) -> bytes:
     return b"%08x" % zlib.crc32(text)
 
 
-def by_method(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def by_method(frame: "pd.DataFrame") -> "dict[str, pd.DataFrame]":
     """Return the rows of each method: by case and identity, with a column for each metric."""
     return {
         str(name): part.pivot(
@@ -191,6 +193,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def versions() -> dict[str, str]:
     """Return the versions of what a result depends on."""
+    import captum
+    import torchvision
+
     packages = (reid_explain, torch, torchvision, captum)
     found = {package.__name__: str(package.__version__) for package in packages}
     return {**found, "python": platform.python_version()}

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import tyro
 
-from reid_explain.benchmark import __main__ as benchmarks
 from reid_explain.benchmark.command_line import one_line_errors, read
 from reid_explain.cli.app import App
 from reid_explain.cli.explain import Attributes, Demo, Explain, Match, Rank
@@ -24,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == [BENCHMARK]:
+        from reid_explain.benchmark import __main__ as benchmarks  # here: the others need none
+
         benchmarks.run(given[1:], f"{PROGRAM} {BENCHMARK}")
         return
     kinds: Any = None

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.io
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -40,8 +39,10 @@ def read_attributes(path: str | Path) -> IdentityAttributes:
     Raises:
         InputError: the file is absent, unreadable or of another form.
     """
+    from scipy.io import loadmat  # here: only these files need it
+
     try:
-        content = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=False)
+        content = loadmat(path, squeeze_me=True, struct_as_record=False)
     except Exception as error:  # What garbage raises in the reader is anybody's guess.
         raise InputError("path", f"{path} ({error})", "a readable MATLAB v5 file") from error
     try:
