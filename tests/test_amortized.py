@@ -9,11 +9,12 @@ from safetensors.torch import load_file
 from torch import nn
 from training_runs import Interrupted, fail_at, log, make_market, run
 
-from reid_explain import AmortizedFAM, InputError
+from reid_explain import AmortizedFAM, ExtremalFAM, InputError
 from reid_explain.benchmark.command_line import TargetOptions
 from reid_explain.benchmark.methods import Subject, all_methods, find_methods
 from reid_explain.benchmark.target import Target
 from reid_explain.benchmark.train_amortized import FILE, TrainAmortized
+from reid_explain.explainers import descent
 from reid_explain.explainers.amortized import ActivationHead, ImageHead
 from reid_explain.inputs import InputSpec
 from reid_explain.training import amortized, loop
@@ -90,6 +91,17 @@ def test_it_follows_the_reference():
     torch.testing.assert_close(explainer.attribute(x, x), own)
     torch.testing.assert_close(explainer.attribute(x, explainer.forward_func(x).detach()), own)
     assert not torch.allclose(explainer.attribute(x, images(1, seed=5)), own)
+
+
+@pytest.mark.parametrize("references", [False, True])
+def test_extremal_fam_starts_from_the_map_of_a_head(monkeypatch, references):
+    monkeypatch.setattr(descent, "STEP_SIZE", 1e-9)  # the maps stay where they start
+    net, x, head = HeadNet().eval(), images(3), filled(ActivationHead(5))
+    goal = {"references": images(3, seed=1)} if references else {}
+    start = explainer_of(net, head).attribute(x, interpolate_mode=None, **goal)
+    warm = ExtremalFAM(net, "relu", rounds=2, descents=3, head=head)
+    found = warm.attribute(x, interpolate_mode=None, **goal)
+    torch.testing.assert_close(found, start, atol=1e-5, rtol=0)
 
 
 # Files

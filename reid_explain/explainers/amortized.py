@@ -17,8 +17,7 @@ from reid_explain.capture import ForwardFunc, capture, model_of
 from reid_explain.checks import describe
 from reid_explain.errors import InputError
 from reid_explain.explainers.base import Images, logged
-from reid_explain.explainers.descent import standardized
-from reid_explain.explainers.extremal import simple_maps
+from reid_explain.explainers.descent import simple_maps, standardized
 from reid_explain.explainers.gradient import GradientExplainer
 from reid_explain.explainers.ram import ReferenceExplainer
 from reid_explain.explainers.registry import EXPLAINERS

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reid_explain.explainers.controls import center_blob
 from reid_explain.explainers.gradient import gradient
 from reid_explain.explainers.layout import upsample
 from reid_explain.fills import AREAS, content_generator
@@ -138,6 +139,22 @@ def soft_masks(maps: Tensor, areas: Tensor, size: Sequence[int]) -> Tensor:
     places = (areas * highest_first.shape[1]).long().clamp(max=highest_first.shape[1] - 1)
     thresholds = highest_first.gather(1, places)[:, :, None, None, None]
     return torch.sigmoid((levels[:, None] - thresholds) / SOFTNESS)
+
+
+def simple_maps(activation: Tensor, slope: Tensor) -> Tensor:
+    """Return the channel mean, RAM, Grad-RAM and a blob in the center, together (n, 4, h, w).
+
+    ``slope`` is the gradient of the score at ``activation``, both (n, C, h, w).
+    """
+    pooled = activation.mean(dim=(2, 3), keepdim=True)
+    weights = slope.mean(dim=(2, 3), keepdim=True)
+    maps = (
+        activation.mean(dim=1, keepdim=True),
+        (pooled * activation).sum(dim=1, keepdim=True),
+        (weights * activation).sum(dim=1, keepdim=True).relu(),
+        center_blob(activation),
+    )
+    return torch.cat(maps, dim=1)
 
 
 def standardized(maps: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ all areas, and fills are random.
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -17,9 +18,9 @@ from tqdm.auto import tqdm
 from reid_explain.capture import ForwardFunc
 from reid_explain.checks import check_at_least, check_choice, check_images, describe
 from reid_explain.errors import InputError
+from reid_explain.explainers.amortized import AmortizedFAM, MapHead
 from reid_explain.explainers.base import Explainer, Images, logged, only_tensor
-from reid_explain.explainers.controls import center_blob
-from reid_explain.explainers.descent import Masks, Search
+from reid_explain.explainers.descent import Masks, Search, simple_maps
 from reid_explain.explainers.gradient import gradient
 from reid_explain.explainers.ram import ReferenceExplainer
 from reid_explain.explainers.registry import EXPLAINERS
@@ -47,6 +48,7 @@ class ExtremalExplainer(Explainer, GradientAttribution):
         seed: int = 0,
         autocast_dtype: torch.dtype | None = None,
         effect: str = "keeping",
+        head: MapHead | str | Path | None = None,
     ) -> None:
         super().__init__(forward_func, layer, reshape_transform)
         check_at_least("rounds", rounds, 1)
@@ -59,6 +61,8 @@ class ExtremalExplainer(Explainer, GradientAttribution):
         self.seed = seed
         self.autocast_dtype = autocast_dtype
         self.effect = effect
+        given = (forward_func, layer, head, reshape_transform)
+        self.head = None if head is None else AmortizedFAM(*given).head
 
     def _descend(
         self,
@@ -81,7 +85,7 @@ class ExtremalExplainer(Explainer, GradientAttribution):
     def _keep(
         self, images: Tensor, args: tuple[Any, ...], objective: Objective
     ) -> tuple[Tensor, Any]:
-        """Return simple maps (B, 4, h, w), and the score that masks keep, or that they take."""
+        """Return maps to start from (B, s, h, w), and the score that masks keep or take."""
         batch = self._batch(images, args)
         score, slope_score = objective.prepare(batch), objective.slope.prepare(batch)
         starts, results = [], []
@@ -90,7 +94,7 @@ class ExtremalExplainer(Explainer, GradientAttribution):
                 own = objective.check(part.result.detach())
                 slope = gradient(slope_score(part.result, own, part.rows), part.activation)
                 maps = (self._as_map(m, part.images) for m in (part.activation.detach(), slope))
-                starts.append(simple_maps(*maps))
+                starts.append(self._starts(part.images, *maps))
                 results.append(own)
                 del part
         own = torch.cat(results)
@@ -107,6 +111,14 @@ class ExtremalExplainer(Explainer, GradientAttribution):
             return torch.stack(scores).sum(dim=0)
 
         return torch.cat(starts), agreement
+
+    def _starts(self, images: Tensor, activation: Tensor, slope: Tensor) -> Tensor:
+        """Return the map (n, 1, h, w) of the head, or without one simple maps (n, 4, h, w)."""
+        if self.head is None:
+            return simple_maps(activation, slope)
+        with torch.no_grad():
+            start: Tensor = self.head(images, activation, slope)
+        return start
 
 
 class ExtremalDescent(ExtremalExplainer):
@@ -149,6 +161,8 @@ class ExtremalDescent(ExtremalExplainer):
         autocast_dtype: ``torch.bfloat16`` or ``torch.float16`` for the passes of masked images
             under ``torch.autocast``. None leaves the precision to ``forward_func``.
         effect: ``"keeping"``, ``"removal"`` or ``"both"``.
+        head: A head that :class:`.AmortizedFAM` learned for this model and layer, or its file:
+            descents start from its map, so that fewer of them do.
 
     Raises:
         InputError: If a setting is out of its range or the layer is not in the model.
@@ -279,22 +293,6 @@ class ExtremalFAM(ExtremalExplainer, ReferenceExplainer):
 
 
 EXPLAINERS.register(partial(ExtremalFAM, rounds=1, descents=4), name="ExtremalFAMFast")
-
-
-def simple_maps(activation: Tensor, slope: Tensor) -> Tensor:
-    """Return the channel mean, RAM, Grad-RAM and a blob in the center, together (n, 4, h, w).
-
-    ``slope`` is the gradient of the score at ``activation``, both (n, C, h, w).
-    """
-    pooled = activation.mean(dim=(2, 3), keepdim=True)
-    weights = slope.mean(dim=(2, 3), keepdim=True)
-    maps = (
-        activation.mean(dim=1, keepdim=True),
-        (pooled * activation).sum(dim=1, keepdim=True),
-        (weights * activation).sum(dim=1, keepdim=True).relu(),
-        center_blob(activation),
-    )
-    return torch.cat(maps, dim=1)
 
 
 def simple_differences(change: Tensor) -> Tensor:
