@@ -166,11 +166,12 @@ def test_entries_of_the_file_stay_and_new_ones_join(tmp_path):
 
 
 @pytest.mark.slow
-def test_new_methods_join_an_entry(results):
+def test_new_methods_join_an_entry_and_new_results_replace_old_ones(results):
     (line,) = [x for x in results.lines if (x["entry"], x["method"]) == ("one", "A")]
     old = {"entry": "one", "method": "E", "control": False, "keeping": {**line["keeping"]}}
     old["keeping"]["mean"] = -1.0
-    earlier = Results((old, {**line, "passes": 7.0}), ())
+    before = {**line, "passes": 7.0, "keeping": old["keeping"]}
+    earlier = Results((old, before), ())
     lines = earlier.joined({"one": frames()["one"]}).lines
     assert [x["method"] for x in lines] == [*"EABCD"]
     assert lines[1] == {**line, "passes": 7.0}

@@ -140,7 +140,7 @@ def _agreement(title: str, rankings: Sequence[pd.DataFrame]) -> Agreement:
 
 def _compared(lines: Sequence[Line]) -> Iterator[tuple[str, list[pd.DataFrame]]]:
     """Yield a title and the tables of its rankings, (identities, methods) of equal methods."""
-    tables = dict(_scores(lines))
+    tables, titles = dict(_scores(lines)), {m.name: m.title for m in known_metrics()}
     entries = [*dict.fromkeys(entry for entry, _ in tables)]
     compared: list[tuple[str, list[tuple[str, str]]]] = []
     for entry in entries:
@@ -148,10 +148,11 @@ def _compared(lines: Sequence[Line]) -> Iterator[tuple[str, list[pd.DataFrame]]]
         compared.append((f"five metrics on {entry}", [k for k in keys if k[1] in METRIC_NAMES]))
         for key in keys:
             if key[1] not in METRIC_NAMES:
-                compared.append((f"keeping and {key[1]} on {entry}", [(entry, "keeping"), key]))
+                title = f"keeping and {titles[key[1]]} on {entry}"
+                compared.append((title, [(entry, "keeping"), key]))
     for name in METRIC_NAMES:
         keys = [key for key in tables if key[1] == name]
-        compared.append((f"{name} on {len(keys)} models", keys))
+        compared.append((f"{titles[name]} on {len(keys)} models", keys))
     for pair in combinations(entries, 2):
         compared.append((f"keeping on {' and '.join(pair)}", [(e, "keeping") for e in pair]))
     for title, keys in compared:

@@ -196,7 +196,8 @@ Brackets: 95 % intervals over identities. +: better than random maps as smooth, 
 {body}
 </tbody></table>
 <h2>Do rankings agree?</h2>
-<p>1 is one order of the methods; a mean Spearman correlation of 0 is none. Controls left out.</p>
+<p>1 is one order of the methods; a mean Spearman correlation of 0 is none. Controls left out. No
+interval where the means of identities of a model are not known.</p>
 <table id="agreed">{agreed}</table>
 <script>
 const body = document.querySelector("tbody"), rows = [...body.rows];
