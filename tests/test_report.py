@@ -207,3 +207,9 @@ class TestInTheBrowser:
     def test_nothing_leaves_the_page(self, seen):
         assert seen["loaded"] == []
         assert seen["alts"]
+
+
+def test_images_keep_their_shape_and_what_is_hidden_is(tmp_path):
+    text = write_report(report(), tmp_path / "page.html").read_text()
+    assert "[hidden] { display: none !important; }" in text
+    assert not re.search(r"#stage canvas \{[^}]*[ {]height:", text)  # a height squeezes wide images
