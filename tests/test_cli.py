@@ -13,10 +13,9 @@ from PIL import Image
 from test_report import data
 
 from reid_explain import ActivationMean, GradRAM, InputError
-from reid_explain.benchmark.command_line import TargetOptions
 from reid_explain.benchmark.methods import Method
 from reid_explain.benchmark.target import Target
-from reid_explain.cli import app, explain, views
+from reid_explain.cli import app, explain
 from reid_explain.cli.__main__ import COMMANDS, main
 from reid_explain.cli.index import index_folder
 from reid_explain.inputs import BGR_255
@@ -185,19 +184,6 @@ def test_a_folder_is_ranked_and_embedded_once(folder, capsys, monkeypatch):
     assert 3 in embedded  # query and two of the gallery, for the page
     assert embedded.count(1) == 2  # the query, to check the model too; no image of the folder
     assert sum(embedded) == 5
-
-
-@pytest.mark.slow
-def test_place_to_place_of_a_transformers_rank_list_has_to_be_named(folder, capsys, monkeypatch):
-    monkeypatch.setattr(views, "token_grid_of", lambda model: (4, 2))
-    options = TargetOptions(weights=Path("osnet.pth"), image_size=(64, 32))
-    ranking = {"query": Path("query.png"), "gallery": Path("people"), "top": 1, "target": options}
-    maps = explain.Rank(**ranking).report().entries[0].maps
-    assert "GradRAM" in maps
-    assert views.MATCH not in maps
-    assert f"left out: {views.MATCH}: takes minutes" in capsys.readouterr().err
-    named = explain.PageOptions(methods=(views.MATCH,))
-    assert views.MATCH in explain.Rank(**ranking, page=named).report().entries[0].maps
 
 
 @pytest.mark.slow

@@ -133,7 +133,6 @@ class Rank:
         check_threshold(self.threshold)
         methods = self.page.chosen(*views.PAIRS)
         target, image = opened(self.target, query=[self.query])
-        methods = methods if self.page.methods else views.quick(target, methods)
         index = index_folder(self.gallery, target)
         own = self.query.resolve()
         rows = [row for row, path in enumerate(index.paths) if path.resolve() != own]

@@ -13,7 +13,6 @@ from reid_explain.amd import AMDInterpreter
 from reid_explain.benchmark.methods import Method, Subject
 from reid_explain.benchmark.run import versions
 from reid_explain.benchmark.target import Target
-from reid_explain.capture import token_grid_of
 from reid_explain.counterfactual import CounterfactualInterpreter
 from reid_explain.errors import InputError
 from reid_explain.explainers.pairs import PairExplanation
@@ -127,15 +126,6 @@ def maps_of(target: Target, methods: Mapping[str, Method], subject: Subject) -> 
         except InputError as error:
             print(f"left out: {name}: {error}", file=sys.stderr)
     return found
-
-
-def quick(target: Target, methods: Mapping[str, Method]) -> dict[str, Method]:
-    """Return methods that take seconds for a rank list; what is left out is named."""
-    if MATCH in methods and token_grid_of(target.model) is not None:
-        reason = f"takes minutes on a transformer; --methods {MATCH} GradRAM runs it"
-        print(f"left out: {MATCH}: {reason}", file=sys.stderr)
-        return {name: method for name, method in methods.items() if name != MATCH}
-    return dict(methods)
 
 
 def say_begun(name: str, images: int) -> None:
