@@ -162,7 +162,7 @@ def tradeoff_figure(
     heights = [(at[name][1] - low) / (high - low) for name in names]
     for name, place in zip(names, _apart(heights, 1 / max(len(names), 14)), strict=True):
         look: dict[str, Any] = {"va": "center", "fontsize": FONT_SIZE - 1}
-        look["arrowprops"] = {"arrowstyle": "-", "lw": 0.5, "color": GRAYS[2]}
+        look["arrowprops"] = {"arrowstyle": "-", "lw": 0.5, "color": GRAYS[2], "relpos": (0, 0.5)}
         axis.annotate(name, at[name], (1.03, place), textcoords="axes fraction", **look)
     able = [at[name] for name in names if name not in controls]
     front = sorted(own for own in able if not any(_better(other, own) for other in able))
