@@ -1,6 +1,8 @@
 """Attribution for embedding models: what a vector, a match or a difference was made of."""
 
 import importlib
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 __version__ = "0.2.0"
@@ -56,10 +58,15 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
+    return imported(__name__, _HOMES, name)
+
+
+def imported(package: str, homes: Mapping[str, str], name: str) -> Any:
+    """Return what a package has under a public name, from its module; the package keeps it."""
+    if name not in homes:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+    setattr(sys.modules[package], name, value)
     return value
 
 

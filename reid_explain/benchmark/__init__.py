@@ -16,8 +16,9 @@ In a few lines an explainer of one's own is measured on a model and a folder of 
 ``frame`` is a pandas frame with a number in each row: task, case, identity, method, metric, value.
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from reid_explain import imported
 
 if TYPE_CHECKING:
     from reid_explain.benchmark.agreement import Agreement as Agreement
@@ -58,8 +59,4 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    return imported(__name__, _HOMES, name)

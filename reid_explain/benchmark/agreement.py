@@ -76,19 +76,26 @@ class Agreement(Task):
     def measure(self, bench: Bench, case: Case, method: str) -> dict[str, float]:
         """Return how alike a method's map of a query is to each of the others."""
         query, another = case.data
-        own = map_of(bench, query, method)
-        maps = {name: map_of(bench, query, name) for name in bench.methods if name != method}
+        kept: dict[str, Tensor] = bench.current or self._maps(bench, query)
+        bench.current = kept
+        own = kept[method]
+        maps = {name: map_ for name, map_ in kept.items() if name != method}
         maps[ANOTHER_IMAGE] = map_of(bench, another, method)
-        if self.other is not None:
-            target, explain = on_other(Path(self.other), self.other_methods)
-            second = Bench(target, bench.dataset, bench.group, explain)
-            maps |= {f"other:{name}": map_of(second, query, name) for name in self.other_methods}
         found = {name: alike(own, map_) for name, map_ in maps.items()}
         if bench.methods[method].takes("references"):
             match, stranger = bench.match(query), bench.stranger(query, self.seed)
             pair = (map_of(bench, query, method, other) for other in (match, stranger))
             found[ANOTHER_PERSON] = alike(*pair)
         return found
+
+    def _maps(self, bench: Bench, query: Record) -> dict[str, Tensor]:
+        """Return the maps of a query by all methods, on the other model, too."""
+        maps = {name: map_of(bench, query, name) for name in bench.methods}
+        if self.other is not None:
+            target, explain = on_other(Path(self.other), self.other_methods)
+            second = Bench(target, bench.dataset, bench.group, explain)
+            maps |= {f"other:{name}": map_of(second, query, name) for name in self.other_methods}
+        return maps
 
     def report(self, bench: Bench, cases: Sequence[Case], frame: pd.DataFrame) -> Report:
         """Return the means over the queries, and the least."""
