@@ -14,5 +14,7 @@ def run(module: str, task: str = "") -> None:
         found = import_module(f"reid_explain.benchmark.{module}")
         main = import_module("reid_explain.benchmark.command_line").main
     except ModuleNotFoundError as error:
-        sys.exit(f"{sys.argv[0]}: {error.name} is not installed; docs/install.md has its extra")
+        from reid_explain.errors import not_installed  # here: a clone is found only now
+
+        sys.exit(f"{sys.argv[0]}: {not_installed(error.name)}")
     main(getattr(found, task)) if task else found.main()

@@ -1,4 +1,4 @@
-"""The one error that bad input raises."""
+"""The one error that bad input raises, and what to say where a package is missing."""
 
 
 class InputError(ValueError):
@@ -15,3 +15,24 @@ class InputError(ValueError):
     def __str__(self) -> str:
         argument, got, expected = self.args
         return f"{argument}: got {got}, expected {expected}"
+
+
+EXTRAS = {
+    "timm": "models",
+    "onnxruntime": "models",
+    "onnx": "models",
+    "transformers": "huggingface",
+    "openvino": "openvino",
+    "gradio": "app",
+    "pytorch_metric_learning": "train",
+    "accelerate": "train",
+    "lightly": "ssl",
+}
+"""Packages by the extra that brings them."""
+
+
+def not_installed(package: str | None) -> str:
+    """Return one line on a package that is missing: what to install."""
+    extra = EXTRAS.get(str(package).partition(".")[0])
+    wanted = f'"reid-explain[{extra}]"' if extra else package
+    return f"{package} is not installed; pip install {wanted}"

@@ -122,7 +122,8 @@ def test_calibration_by_those_who_were_held_out_is_that_of_the_training(
 
 
 @pytest.mark.slow
-def test_calibration_in_another_world(it, world, tmp_path, monkeypatch):
+@pytest.mark.parametrize("command", ["calibrate --identities 2", "evaluate --pairs 1"])
+def test_another_world(command, it, world, tmp_path, monkeypatch):
     seeds = []
 
     def drawn(name, root, seed):
@@ -130,8 +131,14 @@ def test_calibration_in_another_world(it, world, tmp_path, monkeypatch):
         return world
 
     monkeypatch.setattr(attributes, "open_dataset", drawn)
-    attributes.main(f"calibrate --world 5 --identities 2 {it} --output {tmp_path / 'a'}".split())
+    attributes.main(f"{command} --world 5 {it} --output {tmp_path / 'a'}".split())
     assert seeds == [5]
+
+
+@pytest.mark.parametrize("words", ["--dataset market1501", "--labels people.csv"])
+def test_a_world_is_the_drawn_one(words, world, tmp_path):
+    said = refused(world, "evaluate --world 5", words, "--output", tmp_path / "a")
+    assert "world: got 5, with labels or a data set that is not drawn" in said
 
 
 @pytest.mark.slow
@@ -283,7 +290,7 @@ def test_what_is_not_installed_is_one_line(card, world, tmp_path, monkeypatch):
     """B26."""
     monkeypatch.setitem(sys.modules, "accelerate", None)
     said = refused(world, "train --weights", card, "--output", tmp_path / "a")
-    assert "accelerate is not installed" in said
+    assert 'accelerate is not installed; pip install "reid-explain[train]"' in said
     assert "\n" not in said
 
 

@@ -60,6 +60,14 @@ def test_one_query_serves_many(explainer):
             close(together.affinity[n], alone.affinity[0])
 
 
+def test_a_rank_list_shows_how_many_pairs_are_done(capsys):
+    net = PooledNet()
+    PairX(net, "relu").explain(X[:1], Y[:1].expand(18, -1, -1, -1), show_progress=True)
+    assert "18/18" in capsys.readouterr().err
+    PairX(net, "relu").explain(X[:1], Y[:1])
+    assert not capsys.readouterr().err
+
+
 def test_plain_products_are_the_similarity_of_means():
     net = PooledNet()
     found = FeatureProduct(net, "relu").explain(X, Y)

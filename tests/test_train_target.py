@@ -559,7 +559,8 @@ def test_without_the_extra_one_line_says_so(monkeypatch):
     for name in ("training_run", "train_target"):
         monkeypatch.delitem(sys.modules, f"reid_explain.benchmark.{name}")
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(SystemExit, match="accelerate is not installed; docs/install.md has its"):
+    said = r'accelerate is not installed; pip install "reid-explain\[train\]"'
+    with pytest.raises(SystemExit, match=said):
         run_script("train_target")
 
 

@@ -157,7 +157,7 @@ class Train(ModelRun):
         processes, main = accelerator.num_processes, accelerator.is_main_process
         dataset = self.open_data()
         if not dataset.attribute_names:
-            expected = "--recognizer or --labels, see docs/attributes.md"
+            expected = "--recognizer, which labels the people, or --labels, a CSV file of them"
             raise InputError("dataset", f"{dataset.name} without labels of people", expected)
         set_seed(self.recipe.seed)
         model = open_model(self.model, self.weights)
@@ -188,14 +188,26 @@ class InterpreterRun(ModelRun):
     Args:
         interpreter: a file of train; by default the package's own
         cross_domain: the data set may have other attributes; they are matched by name
+        world: synthetic: seed of the world; calibrate takes one that it was neither trained nor
+            is tested on, evaluate one to choose by
         device: cpu, cuda, cuda:1, ...
         seed: of every random choice
     """
 
     interpreter: Path | None = None
     cross_domain: bool = False
+    world: int | None = None
     device: str = "cpu"
     seed: int = 0
+
+    def open_data(self) -> ReIDDataset:
+        """Return the data set, of --world if it is drawn."""
+        if self.world is None:
+            return super().open_data()
+        if self.dataset != SYNTHETIC or self.labels or self.recognizer:
+            came = f"{self.world}, with labels or a data set that is not drawn"
+            raise InputError("world", came, "none, or the drawn world with its own labels")
+        return open_dataset(self.dataset, self.root, seed=self.world)
 
     def load(self, device: str) -> AMDInterpreter:
         """Return the interpreter on its model."""
@@ -220,26 +232,18 @@ class Calibrate(InterpreterRun):
     Args:
         composite: upper and lower halves of two people, as train does it: needed for people whom
             the model was trained on
-        world: synthetic: seed of the world, none that it was trained or is tested on
         identities: how many of the training identities; those that a training with the same
             number as --validation-identities and the same --seed held out
         stored_dtype: of the saved matrices and kernels
     """
 
     composite: bool = False
-    world: int | None = None
     identities: int = 50
     stored_dtype: Literal["float32", "float16"] = "float32"
 
     def run(self) -> None:
         """Print what changes and write the interpreter with its scale."""
-        if self.world is None:
-            dataset = self.open_data()
-        elif self.dataset == SYNTHETIC:
-            dataset = open_dataset(self.dataset, self.root, seed=self.world)
-        else:
-            raise InputError("world", self.world, f"none, {self.dataset} is not drawn")
-        interpreter = self.load(self.device)
+        dataset, interpreter = self.open_data(), self.load(self.device)
         most = len({record.identity for record in dataset.train})
         if not 2 <= self.identities <= most:
             raise InputError("identities", self.identities, f"from 2 to {most}")

@@ -15,7 +15,7 @@ from torch import nn
 from reid_explain.benchmark.methods import method_names
 from reid_explain.benchmark.target import Precision, Target
 from reid_explain.datasets.registry import SYNTHETIC, open_dataset
-from reid_explain.errors import InputError
+from reid_explain.errors import InputError, not_installed
 from reid_explain.inputs import PIXELS
 from reid_explain.models.build import MODELS, build_model
 from reid_explain.models.checkpoints import open_checkpoint
@@ -149,7 +149,7 @@ def one_line_errors(script: str, again: str = "with --resume goes on") -> Iterat
     try:
         yield
     except ModuleNotFoundError as error:
-        sys.exit(f"{script}: {error.name} is not installed; see docs/install.md for extras")
+        sys.exit(f"{script}: {not_installed(error.name)}")
     except (InputError, OSError) as error:
         sys.exit(f"{script}: {error}")
     except KeyboardInterrupt:

@@ -8,22 +8,11 @@ import torch
 
 from reid_explain.benchmark.command_line import SHIPPED, TargetOptions
 from reid_explain.benchmark.run import versions
+from reid_explain.errors import EXTRAS
 from reid_explain.explainers.fam import GradFAM
 from reid_explain.models.build import MODELS
 from reid_explain.models.checkpoints import GRAPHS
 from reid_explain.models.layouts import LAYOUTS
-
-EXTRAS = {
-    "timm": "models",
-    "onnxruntime": "models",
-    "onnx": "models",
-    "openvino": "openvino",
-    "gradio": "app",
-    "pytorch_metric_learning": "train",
-    "accelerate": "train",
-    "lightly": "ssl",
-}
-"""Packages by the extra that brings them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +25,7 @@ class Models:
         for name in MODELS:
             print(name)
         print("timm/NAME (any network of timm; extra: models)")
-        print("--weights FILE without a name opens these; see docs/systems.md:")
+        print("--weights FILE without a name opens these:")
         print(f"  checkpoints of {', '.join(LAYOUTS)}")
         print(f"  whole networks: {', '.join(GRAPHS)}, programs of TorchScript")
 

@@ -167,7 +167,7 @@ def place_to_place(
     try:
         explainer = methods[MATCH].build(target)
         found: PairExplanation = explainer.explain(
-            query.to(target.device), others.to(target.device)
+            query.to(target.device), others.to(target.device), show_progress=True
         )
     except InputError as error:
         print(f"left out: {MATCH}: {error}", file=sys.stderr)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from reid_explain.checks import check_at_least, check_images, describe
 from reid_explain.errors import InputError
@@ -154,6 +155,7 @@ class PairExplainer(ReferenceExplainer):
         additional_forward_args: Any = None,
         *,
         gallery_forward_args: Any = None,
+        show_progress: bool = False,
     ) -> PairExplanation:
         """Explain the similarity of each query image to its gallery image.
 
@@ -163,6 +165,7 @@ class PairExplainer(ReferenceExplainer):
             additional_forward_args: Further arguments of ``forward_func`` for the query images, as
                 in :meth:`attribute`.
             gallery_forward_args: For the gallery images; None for those of the query images.
+            show_progress: Whether to show a bar on standard error.
 
         Raises:
             InputError: If an argument does not fit, the layer gives no map, or an embedding is
@@ -178,10 +181,12 @@ class PairExplainer(ReferenceExplainer):
         with self._evaluation():
             served = [self._features(side) if len(side.images) == 1 else None for side in sides]
             parts = []
-            for part in torch.split(numbers, PAIRS):
-                own = [s if len(s.images) == 1 else s.rows(part) for s in sides]
-                places = [p or self._features(s) for p, s in zip(served, own, strict=True)]
-                parts.append(self._pairs(own, places))
+            with tqdm(total=len(numbers), unit="pair", disable=not show_progress) as progress:
+                for part in torch.split(numbers, PAIRS):
+                    own = [s if len(s.images) == 1 else s.rows(part) for s in sides]
+                    places = [p or self._features(s) for p, s in zip(served, own, strict=True)]
+                    parts.append(self._pairs(own, places))
+                    progress.update(len(part))
         return PairExplanation(
             torch.cat([part.contributions for part in parts]),
             torch.cat([part.affinity for part in parts]),
