@@ -20,6 +20,7 @@ from reid_explain.errors import InputError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+RESIZES = ("squash", "letterbox", "crop")
 LARGEST_16_BIT = 65535
 NUMBERS = (
     ("size", 2, int, 0),
@@ -45,7 +46,8 @@ class InputSpec:
         scale: value of a white pixel before mean and deviation: 1, or 255.
         channels: ``"RGB"`` or ``"BGR"``.
         resize: ``"squash"`` ignores the image's aspect ratio; ``"letterbox"`` keeps it and fills
-            the rest with the mean color, which is 0 to the model.
+            the rest with the mean color, which is 0 to the model; ``"crop"`` keeps it and cuts off
+            what is too long on both sides, as CLIP's and ImageNet's towers were trained.
         interpolation: ``"bilinear"`` or ``"bicubic"``, as Pillow resamples.
 
     Raises:
@@ -71,7 +73,7 @@ class InputSpec:
             value = _numbers(name, getattr(self, name), count, kind, above)
             object.__setattr__(self, name, value)
         check_choice("channels", self.channels, ("RGB", "BGR"))
-        check_choice("resize", self.resize, ("squash", "letterbox"))
+        check_choice("resize", self.resize, RESIZES)
         check_choice("interpolation", self.interpolation, tuple(INTERPOLATIONS))
 
     def replace(self, **changes: Any) -> "InputSpec":
@@ -84,6 +86,8 @@ class InputSpec:
         resample = INTERPOLATIONS[self.interpolation]
         if self.resize == "squash":
             return image.resize((width, height), resample)
+        if self.resize == "crop":
+            return ImageOps.fit(image, (width, height), resample)
         return ImageOps.pad(image, (width, height), resample, color=self._mean_color())
 
     def to_tensor(self, image: Image.Image) -> Tensor:

@@ -164,6 +164,19 @@ def test_letterbox_keeps_the_aspect_ratio_and_fills_with_the_mean():
     assert np.asarray(tall)[0, :, 0].tolist() == [51] * 15 + [255] * 10 + [51] * 15
 
 
+@pytest.mark.parametrize(
+    ("size", "middle"),
+    [((20, 20), (6, 0, 26, 20)), ((40, 20), (8, 0, 24, 32)), ((8, 32), (0, 12, 32, 20))],
+)
+def test_crop_keeps_the_middle(size, middle):
+    """Of an image of 32 by 32, but for the first, of 20 by 32."""
+    image = noise().resize((32, 20) if size == (20, 20) else (32, 32))
+    wanted = image.crop(middle).resize(size[::-1], Image.Resampling.BILINEAR)
+    found = np.asarray(InputSpec(size, resize="crop").fit(image))
+    inner = (slice(1, -1), slice(1, -1))  # Pillow sees one pixel more at a border that it cuts.
+    np.testing.assert_allclose(found[inner], np.asarray(wanted)[inner], atol=1)
+
+
 @given(
     st.sampled_from(["RGB", "BGR"]),
     st.sampled_from([1.0, 255.0]),
@@ -208,7 +221,7 @@ def test_json_and_pickle_round_trips():
         ("scale", 0),
         ("scale", None),
         ("channels", "GBR"),
-        ("resize", "crop"),
+        ("resize", "stretch"),
         ("interpolation", "nearest"),
     ],
 )

@@ -40,6 +40,8 @@ class TargetOptions:
         weights: a checkpoint, or the .json card that train_target.py wrote
         layer: dotted name; by default the last map of the model
         image_size: height and width of its images; by default what the model says
+        resize: squash, letterbox (keeps the aspect ratio, bars at the sides) or crop (keeps it and
+            the middle); by default what the model says
         pixels: how they become numbers, where the model does not say: imagenet (its mean and
             deviation), rgb (0 to 1), rgb255, bgr255 (0 to 255, as files of OpenVINO take them)
         device: cpu, cuda (one GPU per process), cuda:1, ...
@@ -50,6 +52,7 @@ class TargetOptions:
     weights: Path | None = None
     layer: str | None = None
     image_size: tuple[int, int] | None = None
+    resize: Literal["squash", "letterbox", "crop"] | None = None
     pixels: Literal["imagenet", "rgb", "rgb255", "bgr255"] | None = None
     device: str = "cpu"
     precision: Precision = "float32"
@@ -77,6 +80,8 @@ class TargetOptions:
             )
         if self.image_size is not None:
             spec = spec.replace(size=self.image_size)
+        if self.resize is not None:
+            spec = spec.replace(resize=self.resize)
         return Target(model, self.layer, spec, device, self.precision, self.label)
 
 

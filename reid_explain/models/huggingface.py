@@ -38,6 +38,7 @@ class HuggingFaceNet(nn.Module):
             ``SiglipVisionModel``, or another model of images with a ``config``.
         input_spec: the images that it takes; None for those of its type, whole and squeezed to a
             square: people are taller than wide, ``InputSpec((224, 112), ...)`` keeps them so.
+            The published towers were trained on ``resize="crop"``, which cuts off head and feet.
 
     Raises:
         InputError: the tower has no ``config``, or no blocks with a first norm.
