@@ -13,10 +13,11 @@ PIXELS_PER_FORWARD = {"cpu": 2**19, "cuda": 2**23}
 """What fills a device: pixels of all images in one forward pass."""
 
 
-def images_per_forward(images: Tensor) -> int:
-    """Return how many images (B, C, H, W) of this size fill their device."""
-    pixels = PIXELS_PER_FORWARD.get(images.device.type, max(PIXELS_PER_FORWARD.values()))
-    return max(1, pixels // images[0, 0].numel())
+def images_per_forward(images: Tensor, device: torch.device | None = None) -> int:
+    """Return how many images (B, C, H, W) of this size fill a device, by default their own."""
+    kind = (device or images.device).type
+    pixels = PIXELS_PER_FORWARD.get(kind, max(PIXELS_PER_FORWARD.values()))
+    return max(1, pixels // images.shape[2:].numel())
 
 
 def in_fast_format(

@@ -62,6 +62,19 @@ def test_every_method_is_measured_in_turns(tmp_path, capsys):
     assert "÷ bare passes" in text
 
 
+@pytest.mark.slow
+def test_random_masks_are_timed_in_part_and_count_in_full():
+    target, seen = tiny_target(), []
+    target.model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    few = "RELAX(masks=10)"
+    tables = by_method(Speed(images=1).run(target, TinyWorld(), methods=["RELAX", few]))
+    assert tables["RELAX"]["forwards"].tolist() == [3001] * 2  # The image itself, too.
+    assert tables[few]["forwards"].tolist() == [11] * 2
+    assert sum(seen) < 400
+    for own in tables.values():  # Of a run of the processor alone.
+        assert (own["in_passes"] > 0.5 * own["forwards"]).all()
+
+
 def test_ratios_by_hand():
     """The first image does not count; ratios are within a turn."""
     seconds = {"ScoreFAM": (9.0, 4.0, 8.0), "GradFAM": (9.0, 1.0, 4.0)}
@@ -99,9 +112,22 @@ def test_bare_passes_are_as_many_in_the_same_batches():
     assert bare_passes(target, image, 2048) == sum(seen) == speed.TIMED
 
 
+def test_a_target_embeds_in_these_batches_too():
+    target, seen = tiny_target(), []
+    images = torch.randn(20, 3, 256, 128)
+    with torch.no_grad():
+        expected = target.model.eval()(images)
+    target.model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    torch.testing.assert_close(target.embed(images), expected)
+    assert seen == [16, 4]
+
+
 def test_peak_memory_sees_what_is_given_back():
-    _, seconds, mib = measured(lambda: torch.ones(64 * 2**20, dtype=torch.uint8).any(), CPU)
-    assert seconds > 0
+    _, (seconds, processor, mib) = measured(
+        lambda: torch.ones(64 * 2**20, dtype=torch.uint8).any(), CPU
+    )
+    assert 0 < processor
+    assert 0 < seconds
     if mib == mib:
         assert 60 < mib < 90
 

@@ -31,7 +31,7 @@ from reid_explain.benchmark.faithfulness import Faithfulness
 from reid_explain.benchmark.leaderboard_results import METRIC_NAMES
 from reid_explain.benchmark.leaderboard_tables import write_tables
 from reid_explain.benchmark.localization import Localization
-from reid_explain.benchmark.methods import Subject, all_methods, controls, find_methods
+from reid_explain.benchmark.methods import Subject, all_methods, find_methods
 from reid_explain.benchmark.run import SETTINGS, Rows, read_settings
 from reid_explain.benchmark.speed import Speed
 from reid_explain.benchmark.target import Target
@@ -126,8 +126,7 @@ class Leaderboard:
         target, dataset = entry.open()
         suited = self.suited(target, dataset)
         folder = self.output / entry.folder
-        rivals = [name for name in suited if name not in controls()]
-        go_on(Speed(images=1), target, dataset, folder, rivals)
+        go_on(Speed(images=1), target, dataset, folder, suited)
         costs = rows_of(folder / Speed.name)
         passes = costs[costs["metric"] == "forwards"].groupby("method")["value"].max()
         within = [name for name in suited if passes.get(name, 1) <= self.budget]

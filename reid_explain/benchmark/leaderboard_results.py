@@ -86,8 +86,7 @@ def lines_of(frames: Frames) -> list[Line]:
                 )
                 if task == "speed":
                     last = own.iloc[-1]  # The first one warms up.
-                    ratio = last["seconds"] * last["forwards"] / last["bare_seconds"]
-                    line |= {"passes": last["forwards"], "forwards of time": ratio}
+                    line |= {"passes": last["forwards"], "forwards of time": last["in_passes"]}
                 for metric in metrics:
                     if metric.name in own:
                         line[metric.name] = _result(own, metric)

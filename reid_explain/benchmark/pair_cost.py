@@ -72,9 +72,9 @@ class PairCost(Task):
         records = bench.dataset.gallery[: self.gallery]
         gallery = torch.cat([bench.image(record) for record in records]).to(target.device)
         explain = partial(bench.methods[method].build(target).explain, query, gallery)
-        _, seconds, mib = measured(explain, target.device)
+        _, (seconds, _, mib) = measured(explain, target.device)
         images = torch.cat([query, gallery])
-        _, pass_seconds, _ = measured(partial(one_pass, target, images), target.device)
+        _, (pass_seconds, *_) = measured(partial(one_pass, target, images), target.device)
         return {"seconds": seconds, "pass_seconds": pass_seconds, "mib": mib}
 
     def report(self, bench: Bench, cases: Sequence[Case], frame: pd.DataFrame) -> Report:

@@ -10,6 +10,7 @@ count. The rows: one for each image and method. Columns:
 seconds       of the explanation
 forwards      images that it passes through the model
 bare_seconds  of as many bare forward passes, in batches as Score-FAM has them, measured beside it
+in_passes     time of the explanation in units of one of these: of the processor, whatever else runs
 extra_mib     peak memory beyond that of the bare passes
 max_abs       for settings of Score-FAM: largest difference from its exact map, both in [0, 1]
 spearman      likewise: rank correlation with it
@@ -19,6 +20,7 @@ torch-cam, for the embedding's largest component, where they are installed.
 """
 
 import ctypes
+import inspect
 import io
 import math
 import platform
@@ -29,7 +31,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import pandas as pd
 import torch
@@ -38,7 +40,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from reid_explain import ScoreFAM
-from reid_explain.benchmark.methods import Method, all_methods
+from reid_explain.benchmark.methods import Explain, Method, all_methods
 from reid_explain.benchmark.run import by_method
 from reid_explain.benchmark.tables import layout
 from reid_explain.benchmark.target import Target
@@ -70,7 +72,7 @@ SHOWN = {
 }
 """Columns of the table: a column or ratio, and which of its values over the turns."""
 TIMED = 64
-"""Bare passes that are timed at most; more are extrapolated."""
+"""Bare passes and random masks that are timed at most; more are extrapolated."""
 
 
 class Peer:
@@ -138,7 +140,7 @@ class Speed(Task):
     against: Path | None = None
 
     name: ClassVar[str] = "speed"
-    gives = ("seconds", "forwards", "bare_seconds", "extra_mib", "max_abs", "spearman")
+    gives = ("seconds", "forwards", "bare_seconds", "in_passes", "extra_mib", "max_abs", "spearman")
     untrained: ClassVar[bool] = True
 
     def run(self, target: Target, *arguments: Any, **options: Any) -> pd.DataFrame:
@@ -179,25 +181,28 @@ class Speed(Task):
         """Return what a method costs on one image, and how far its map is from the exact one."""
         target, subject = bench.target, bench.subject(case.data)
 
-        def explain(name: str) -> Tensor:
-            map_: Tensor = bench.explain[name](subject, interpolate_mode=None)
+        def run(explain: Explain) -> Tensor:
+            map_: Tensor = explain(subject, interpolate_mode=None)
             return map_
 
         passed: list[int] = []
+        explain, left_out = in_part(bench.methods[method], bench)
         hook = target.model.register_forward_pre_hook(lambda _, args: passed.append(len(args[0])))
         try:
-            found, seconds, mib = measured(partial(explain, method), target.device)
+            found, own = measured(partial(run, explain), target.device)
         finally:
             hook.remove()
-        forwards = max(sum(passed), 1)  # Parts of the model alone count as one.
-        bare_run = partial(bare_passes, target, subject.images, forwards)
-        bare, bare_seconds, bare_mib = measured(bare_run, target.device)
+        seen = max(sum(passed), 1)  # Parts of the model alone count as one.
+        count, bare = measured(partial(bare_passes, target, subject.images, seen), target.device)
+        forwards = seen + left_out
         distance = correlation = math.nan
         if method.startswith(EXACT) and EXACT in bench.explain:
             if bench.current is None:
-                bench.current = found if method == EXACT else explain(EXACT)
+                bench.current = found if method == EXACT else run(bench.explain[EXACT])
             distance, correlation = agreement(bench.current, found)
-        costs = (seconds, forwards, bare_seconds * forwards / bare, mib - bare_mib)
+        seconds, bare_seconds = own.seconds * forwards / seen, bare.seconds * forwards / count
+        in_passes = own.processor / bare.processor * count * forwards / seen
+        costs = (seconds, forwards, bare_seconds, in_passes, own.mib - bare.mib)
         return dict(zip(self.gives, (*costs, distance, correlation), strict=True))
 
     def report(self, bench: Bench, cases: Sequence[Case], frame: pd.DataFrame) -> Report:
@@ -222,6 +227,15 @@ class Speed(Task):
         return Report({"device": where, "methods": methods}, f"{layout(lines)}\n{note}")
 
 
+def in_part(method: Method, bench: Bench) -> tuple[Explain, int]:
+    """Return a method with at most ``TIMED`` random masks, and how many of its masks it lacks."""
+    masks = inspect.signature(method.explainer).parameters.get("masks")
+    left_out = masks.default - TIMED if masks else 0
+    if left_out <= 0:
+        return bench.explain[method.name], 0
+    return method.on(bench.target, masks=TIMED), left_out
+
+
 def device_name(device: torch.device) -> str:
     """Return what a table says of the device."""
     if device.type == "cuda":
@@ -241,8 +255,16 @@ def bare_passes(target: Target, image: Tensor, wanted: int) -> int:
     return count * size
 
 
-def measured(run: Callable[[], Any], device: torch.device) -> tuple[Any, float, float]:
-    """Return the result, the seconds, and the peak of memory above what was taken before, in MiB.
+class Cost(NamedTuple):
+    """What a run took: seconds, those of the processor, and MiB; a GPU counts as the processor."""
+
+    seconds: float
+    processor: float
+    mib: float
+
+
+def measured(run: Callable[[], Any], device: torch.device) -> tuple[Any, Cost]:
+    """Return the result, and what it took: memory is the peak above what was taken before.
 
     On a GPU what torch allocates, elsewhere the resident memory of the process as Linux has it;
     NaN where neither is known.
@@ -257,13 +279,13 @@ def measured(run: Callable[[], Any], device: torch.device) -> tuple[Any, float, 
             ctypes.CDLL(None).malloc_trim(0)  # Free memory goes back, or it would hide new needs.
             Path("/proc/self/clear_refs").write_text("5")
         before = _resident("VmRSS")
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     result = run()
     if is_gpu:
         torch.cuda.synchronize(device)
-    seconds = time.perf_counter() - started
+    seconds, processor = time.perf_counter() - started, time.process_time() - busy
     peak = float(torch.cuda.max_memory_allocated(device)) if is_gpu else _resident("VmHWM")
-    return result, seconds, (peak - before) / 2**20
+    return result, Cost(seconds, seconds if is_gpu else processor, (peak - before) / 2**20)
 
 
 def _resident(field: str) -> float:

@@ -13,7 +13,7 @@ from reid_explain.checks import check_finite
 from reid_explain.errors import InputError
 from reid_explain.explainers.layout import as_map
 from reid_explain.inputs import InputSpec
-from reid_explain.memory_format import autocast
+from reid_explain.memory_format import autocast, images_per_forward
 
 BATCH_SIZE = 64
 Precision = Literal["float32", "bfloat16"]
@@ -100,7 +100,8 @@ class Target:
     def embed(self, images: Tensor) -> Tensor:
         """Return the embeddings (B, D) float32 of any number of images, batch by batch."""
         with torch.no_grad(), evaluation(self.model, self.layer):
-            batches = (batch.to(self.device) for batch in torch.split(images, BATCH_SIZE))
+            size = images_per_forward(images, self.device)
+            batches = (batch.to(self.device) for batch in torch.split(images, size))
             return torch.cat([self.embedding(batch).float().cpu() for batch in batches])
 
     def predicted(self, images: Tensor) -> Tensor | None:
