@@ -108,6 +108,7 @@ class Causal(Task):
     faithfulness: Path | None = None
 
     name: ClassVar[str] = "causal"
+    remembers = True
     free: ClassVar[tuple[str, ...]] = ("faithfulness",)
 
     def cases(self, bench: Bench) -> Sequence[Case]:

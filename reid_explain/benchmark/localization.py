@@ -73,6 +73,7 @@ class Localization(Task):
     metrics: tuple[str, ...] = ()
 
     name: ClassVar[str] = "localization"
+    remembers = True
 
     def cases(self, bench: Bench) -> Sequence[Case]:
         """Return query images with each attribute changed, where the change can be seen."""

@@ -4,6 +4,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from reid_explain.benchmark.methods import (
     all_methods,
     find_methods,
 )
+from reid_explain.benchmark.remembered import remembered
 from reid_explain.benchmark.run import (
     Group,
     Row,
@@ -198,6 +200,8 @@ class Task(ABC):
     """The columns, where they are the same for every method."""
     untrained: ClassVar[bool] = False
     """Whether a network without weights will do."""
+    remembers: ClassVar[bool] = False
+    """Whether the model passes no batch twice for a case: nothing is timed, and no weight moves."""
     free: ClassVar[tuple[str, ...]] = ("metrics",)
     """Settings that may differ between a run and its continuation."""
 
@@ -321,10 +325,11 @@ class Task(ABC):
         rank, size = bench.group
         for case in tqdm(cases[rank::size], desc=self.name, unit="case", disable=rank > 0):
             bench.current = None
-            for name in bench.methods:
-                if not bench.rows.has(case.name, name, columns[name]):
-                    values = self.measure(bench, case, name)
-                    bench.rows.add(Row(case.name, case.identity, name, values))
+            with remembered(bench.target.model) if self.remembers else nullcontext():
+                for name in bench.methods:
+                    if not bench.rows.has(case.name, name, columns[name]):
+                        values = self.measure(bench, case, name)
+                        bench.rows.add(Row(case.name, case.identity, name, values))
 
         def complete() -> bool:
             bench.rows.read()
