@@ -332,3 +332,30 @@ def test_a_disk_error_ends_in_one_line(small_files, tmp_path, monkeypatch):
     monkeypatch.setattr(Rows, "add", full)
     with pytest.raises(SystemExit, match="No space left on device: 'rows-0.jsonl'"):
         main(Faithfulness, arguments(small_files, tmp_path / "run"))
+
+
+def test_the_highest_pixels_of_two_methods_are_looked_at_once():
+    class Twin(Brightness):
+        pass
+
+    class Negative(Brightness):
+        def attribute(self, inputs):
+            return -super().attribute(inputs)
+
+    target, passed, rows = tiny_target(), {}, {}
+    for methods in ((Brightness,), (Brightness, Twin), (Brightness, Negative)):
+        seen = []
+        with pytest.MonkeyPatch.context() as patch:
+            own = Target.embed
+            patch.setattr(
+                Target, "embed", lambda *a, seen=seen, own=own: seen.append(len(a[1])) or own(*a)
+            )
+            task = Faithfulness(queries=1, metrics=("area_matched",))
+            rows[methods] = task.run(target, TinyWorld(), methods=methods)
+        passed[methods] = sum(seen)
+    one, two, other = passed.values()
+    assert two == one
+    assert other == one + 2 * 4 * 6
+    twins = rows[Brightness, Twin]
+    values = [twins[twins["method"] == name]["value"].to_numpy() for name in ("Brightness", "Twin")]
+    assert values[0].tolist() == values[1].tolist()

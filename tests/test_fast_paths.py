@@ -6,10 +6,11 @@ import pytest
 import torch
 from nets import HeadNet, images
 from torch import nn
+from torch.nn import functional
 
 from reid_explain import CGRAM, GradCAM, GradFAM, GradRAM, InputError, ScoreCAM, ScoreFAM
 from reid_explain.fills import unit_range
-from reid_explain.memory_format import images_per_forward
+from reid_explain.memory_format import folded, images_per_forward
 
 close = torch.testing.assert_close
 X, G = images(3), images(3, seed=7)
@@ -204,3 +205,53 @@ def test_a_batch_goes_through_in_parts_that_fill_the_device(explainer, monkeypat
     monkeypatch.setattr("reid_explain.explainers.base.images_per_forward", lambda _: 3)
     close(explainer(net, "relu").attribute(x, **given), whole)
     assert seen[-3:] == [3, 3, 1]
+
+
+# Passes that only embed
+
+
+class Branches(nn.Module):
+    """Batch norms behind convolutions and a linear layer, ReLUs of what is read once and twice."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.first = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
+        self.twice, self.neck = nn.Conv2d(6, 6, 1), nn.Linear(6, 4)
+        self.last = nn.BatchNorm1d(4)
+        for norm in (self.first, self.last):
+            for values in (norm.weight, norm.bias, norm.running_mean):
+                nn.init.normal_(values)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+
+    def forward(self, x):
+        x = functional.relu(self.first(self.stem(x)))
+        x = self.twice(x)
+        return self.last(self.neck((functional.relu(x) - x).amax(dim=(2, 3))))
+
+
+def test_a_folded_model_gives_the_same_without_batch_norms():
+    net, x = Branches().eval(), X.float()
+    before = {name: values.clone() for name, values in net.state_dict().items()}
+    copy = folded(net, x[:1])
+    assert copy is not net
+    assert not any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in copy.modules())
+    close(copy(x), net(x))
+    assert [node.kwargs["inplace"] for node in copy.graph.nodes if "relu" in node.name] == [1, 0]
+    close(net.state_dict(), before)
+
+
+class Branching(Branches):
+    def forward(self, x):
+        return super().forward(x) if x.isfinite().all() else x
+
+
+class Drawing(Branches):
+    def forward(self, x):
+        return super().forward(x) * torch.rand(())
+
+
+@pytest.mark.parametrize("kind", [Branching, Drawing])
+def test_a_model_that_tracing_misreads_is_left_as_it_is(kind):
+    net = kind().eval()
+    assert folded(net, X.float()) is net

@@ -11,7 +11,7 @@ maps as smooth as the method's; ``seconds`` for a map. NaN where a query has no 
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -106,7 +106,10 @@ class Query:
         other = bench.image(bench.stranger(self.record, self.seed))
         self.fills = {name: fill(self.images, other) for name, fill in FILLS.items()}
         self.original = self.scores(self.images)
-        self.blank = self.scores_of(self.fills)
+        blank = self.scores(torch.cat([*self.fills.values()]))
+        each = map(RetrievalScores, *(torch.split(column, 1) for column in blank))
+        self.blank = dict(zip(self.fills, each, strict=True))
+        self._known: dict[tuple[str, bytes], Tensor] = {}
 
     @cached_property
     def subject(self) -> Subject:
@@ -125,14 +128,21 @@ class Query:
     def scores(self, images: Tensor) -> RetrievalScores:
         """Return how images (N, 3, H, W) are retrieved that stand in for the query, (N,) each."""
         columns = (column.expand(len(images)) for column in self.embedded[1:])
-        return self.bench.gallery.scores(Embedded(self.bench.target.embed(images), *columns))
+        return self.bench.gallery.scores(Embedded(self.bench.embed(images), *columns))
 
-    def scores_of(self, images: Mapping[str, Tensor]) -> dict[str, RetrievalScores]:
-        """Return the scores of several batches of images by their names, in one pass."""
-        sizes = [len(batch) for batch in images.values()]
-        scores = self.scores(torch.cat([*images.values()]))
-        columns = (torch.split(column, sizes) for column in scores)
-        return dict(zip(images, map(RetrievalScores, *columns), strict=True))
+    def under(self, masks: Tensor, fills: Sequence[str]) -> RetrievalScores:
+        """Return how this image is retrieved under masks (N, 1, H, W), bool, each over its fill.
+
+        What it meets again, as the same pixels are highest for two methods, takes no pass.
+        """
+        keys = [(fill, mask.numpy().tobytes()) for fill, mask in zip(fills, masks, strict=True)]
+        new = {key: n for n, key in enumerate(keys) if key not in self._known}
+        if new:
+            pixels = torch.cat([self.fills[fill] for fill, _ in new])
+            images = self.images.expand_as(pixels)
+            scores = self.scores(composite(images, masks[[*new.values()]], pixels))
+            self._known |= zip(new, torch.stack(scores, dim=1), strict=True)
+        return RetrievalScores(*torch.stack([self._known[key] for key in keys]).unbind(1))
 
 
 class View:
@@ -182,15 +192,15 @@ class View:
         By ``:FILL``, and ``random_:FILL`` for a random map that is as smooth.
         """
         assert self.raw is not None
+        fills = [*fills]
         random = random_phase_maps(self.raw, [self.query.seed])
-        masked = {}
-        for prefix, map_ in (("", self.raw), ("random_", random)):
-            masks = top_area_masks(self.query.bench.full_size(map_), areas)[0] ^ removed
-            images = self.images.expand(len(masks), -1, -1, -1)
-            for fill in fills:
-                pixels = self.fills[fill].expand_as(images)
-                masked[f"{prefix}:{fill}"] = composite(images, masks, pixels)
-        return self.query.scores_of(masked)
+        maps = torch.cat([self.query.bench.full_size(map_) for map_ in (self.raw, random)])
+        masks = top_area_masks(maps, areas)[:, None].expand(-1, len(fills), -1, -1, -1, -1)
+        names = [f"{prefix}:{fill}" for prefix in ("", "random_") for fill in fills]
+        each = [fill for fill in 2 * fills for _ in areas]
+        scores = self.query.under(masks.flatten(0, 2) ^ removed, each)
+        columns = (torch.split(column, len(areas)) for column in scores)
+        return dict(zip(names, map(RetrievalScores, *columns), strict=True))
 
     def imputed_at_areas(self, areas: Sequence[float]) -> RetrievalScores:
         """Return how images are retrieved whose top pixels are ``imputed``, (areas,) each."""
@@ -201,7 +211,7 @@ class View:
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the embeddings (N, D) of images (N, 3, H, W)."""
-        return self.query.bench.target.embed(images)
+        return self.query.bench.embed(images)
 
     def scores(self, images: Tensor) -> RetrievalScores:
         """Return how images (N, 3, H, W) are retrieved that stand in for the query, (N,) each."""

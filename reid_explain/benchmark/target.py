@@ -2,7 +2,7 @@
 
 import zlib
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -13,9 +13,10 @@ from reid_explain.checks import check_finite
 from reid_explain.errors import InputError
 from reid_explain.explainers.layout import as_map
 from reid_explain.inputs import InputSpec
-from reid_explain.memory_format import autocast, images_per_forward
+from reid_explain.memory_format import autocast, folded, images_per_forward, in_fast_format
 
 BATCH_SIZE = 64
+"""Images that are loaded at a time."""
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -101,8 +102,17 @@ class Target:
         """Return the embeddings (B, D) float32 of any number of images, batch by batch."""
         with torch.no_grad(), evaluation(self.model, self.layer):
             size = images_per_forward(images, self.device)
-            batches = (batch.to(self.device) for batch in torch.split(images, size))
-            return torch.cat([self.embedding(batch).float().cpu() for batch in batches])
+            parts = (part.to(self.device) for part in torch.split(images, size))
+            return torch.cat([in_fast_format(self.embedding, p)[0].float().cpu() for p in parts])
+
+    def folded(self, example: Tensor) -> "Target":
+        """Return a target that embeds the same but for rounding, faster, and does nothing else.
+
+        Its model is :func:`.folded`: a copy of this one as it is now; its layer is all of it.
+        """
+        with evaluation(self.model, self.layer):
+            copy = folded(self.model, example.to(self.device))
+        return replace(self, model=copy, layer=copy)
 
     def predicted(self, images: Tensor) -> Tensor | None:
         """Return the predicted training identity (B,) of each image; None without classes."""
