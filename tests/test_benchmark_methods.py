@@ -11,7 +11,7 @@ from torch import nn
 
 from reid_explain import ExtremalFAM, GradCAM, GradRAM, InputError, ScoreFAM
 from reid_explain.benchmark import Target
-from reid_explain.benchmark.methods import Method, Subject, all_methods, find_methods
+from reid_explain.benchmark.methods import Method, Subject, all_methods, find_methods, left_out
 from reid_explain.explainers.attention import AttentionExplainer
 from reid_explain.explainers.registry import EXPLAINERS
 from reid_explain.inputs import InputSpec
@@ -168,3 +168,11 @@ def test_the_settings_of_a_target_follow_its_weights():
     assert one.settings() == same.settings()
     assert one.settings()["layer"] == "last"
     assert one.settings()["weights"] != other.settings()["weights"]
+
+
+def test_methods_are_left_out_once_for_each_reason():
+    reasons = {"A": "no classes for A", "B": "no head", "C": "no classes for C"}
+    assert left_out(reasons).splitlines() == [
+        "A, C are left out: no classes for A",
+        "B is left out: no head",
+    ]

@@ -11,9 +11,14 @@ from conftest import SHARED
 from scipy.stats import spearmanr
 from tiny_world import SPEC, TinyNet
 
-from reid_explain import InputError
+from reid_explain import GradFAM, InputError
 from reid_explain.benchmark.leaderboard import Leaderboard, entries_of, main
-from reid_explain.benchmark.leaderboard_results import Results, agreement, read_results
+from reid_explain.benchmark.leaderboard_results import (
+    Agreement,
+    Results,
+    agreement,
+    read_results,
+)
 from reid_explain.benchmark.leaderboard_tables import markdown, page, write_tables
 from reid_explain.benchmark.run import read_settings
 from reid_explain.benchmark.target import Target
@@ -58,7 +63,7 @@ def test_new_methods_get_runs_of_their_own_and_old_ones_stay(tmp_path, capsys):
     assert table["keeping"].is_monotonic_increasing
     assert table.loc["Random", "control"]
     html = (output / "leaderboard.html").read_text()
-    assert html.count("<tr><td") == 3 + 1  # And the head of the agreement.
+    assert html.count('<tr><th scope="row"') == 3
     main([*line, "--report"])  # Without a model.
     assert "## Tiny, noise" in capsys.readouterr().out
 
@@ -70,6 +75,44 @@ def test_methods_over_the_budget_have_their_cost_alone(tmp_path):
     table = pd.read_csv(tmp_path / "out" / "leaderboard.csv").set_index("method")
     assert table.loc["ScoreFAM", "passes"] > 4
     assert table["keeping"].isna().to_dict() == {"GradFAM": False, "ScoreFAM": True}
+
+
+class Failing(GradFAM):
+    """Fails when its cost has been measured."""
+
+    calls = 0
+
+    def attribute(self, *arguments, **options):
+        Failing.calls += 1
+        if Failing.calls > 5:  # It is tried three times and timed twice.
+            raise RuntimeError("no memory")
+        return super().attribute(*arguments, **options)
+
+
+class Broken(GradFAM):
+    """Fails at once."""
+
+    def attribute(self, *arguments, **options):
+        raise RuntimeError("not even once")
+
+
+@pytest.mark.slow
+def test_a_method_that_fails_has_a_row_that_says_so_and_others_go_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Failing, "calls", 0)
+    names = [f"test_leaderboard:{kind.__name__}" for kind in (Broken, Failing)]
+    options = {"plan": plan(tmp_path, ENTRY), "queries": 2, "output": tmp_path / "out"}
+    Leaderboard(**options, methods=(*names, "Random")).run()
+    said = capsys.readouterr()
+    assert "Broken is left out: RuntimeError('not even once')" in said.err
+    assert said.err.count("Failing failed on ") == 2
+    table = pd.read_csv(tmp_path / "out" / "leaderboard.csv").set_index("method")
+    assert table["keeping"].isna().to_dict() == {"Failing": True, "Random": False}
+    assert table["faithfulness failed"].loc["Failing"] == 2
+    assert "| Failing | 1 | " in said.out
+    assert " | - (2 failed) | - (2 failed) | " in said.out
+    monkeypatch.setattr(Failing, "calls", 0)
+    Leaderboard(**options, methods=(*names, "Random")).run()  # What failed stays.
+    assert "failed on" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -186,10 +229,16 @@ def test_lines_are_sorted_within_their_entry_and_text_is_escaped(results):
     lines[0]["entry"], lines[0]["method"] = "<b>", "A(x=1)"
     text = page(Results(lines, ()))
     assert "<b>" not in text
-    assert 'data-v="0.05"' in text
-    assert '<td data-v="A(x=1)">A(x=1)</td>' in text  # There is another A.
+    assert 'data-value="0.05"' in text
+    assert 'data-value="A(x=1)">A(x=1)</th>' in text  # There is another A.
     lines[1]["method"] = "captum:F(x=1)"
-    assert '<td data-v="captum:F(x=1)">captum:F</td>' in page(Results(lines, ()))
+    assert 'data-value="captum:F(x=1)">captum:F</th>' in page(Results(lines, ()))
+
+
+def test_the_page_has_how_far_rankings_agree():
+    text = page(Results((), (Agreement("one and other", 5, 9, 0.6, 0.5, 0.7),)))
+    assert 'data-value="0.6">0.60 [0.50, 0.70]</td>' in text
+    assert 'data-value="0.5">0.50 [0.38, 0.62]</td>' in text  # (5 x 0.6 - 1) / 4.
 
 
 def test_rank_agreement_of_two_is_spearman():

@@ -12,7 +12,7 @@ command goes on where it was, and methods that are new get runs of their own.
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import count
 from pathlib import Path
@@ -31,7 +31,7 @@ from reid_explain.benchmark.faithfulness import Faithfulness
 from reid_explain.benchmark.leaderboard_results import METRIC_NAMES
 from reid_explain.benchmark.leaderboard_tables import write_tables
 from reid_explain.benchmark.localization import Localization
-from reid_explain.benchmark.methods import Subject, all_methods, find_methods
+from reid_explain.benchmark.methods import Subject, all_methods, find_methods, left_out
 from reid_explain.benchmark.run import SETTINGS, Rows, read_settings
 from reid_explain.benchmark.speed import Speed
 from reid_explain.benchmark.target import Target
@@ -129,46 +129,56 @@ class Leaderboard:
         go_on(Speed(images=1), target, dataset, folder, suited)
         costs = rows_of(folder / Speed.name)
         passes = costs[costs["metric"] == "forwards"].groupby("method")["value"].max()
-        within = [name for name in suited if passes.get(name, 1) <= self.budget]
+        within = {name: text for name, text in suited.items() if passes.get(name, 1) <= self.budget}
         tasks: list[Task] = [Faithfulness(queries=self.queries, metrics=METRIC_NAMES, examples=0)]
         if hasattr(dataset, "remove"):
             tasks += [Localization(pairs=self.pairs), Causal(images=self.queries)]
         for task in tasks:
             go_on(task, target, dataset, folder, within)
 
-    def suited(self, target: Target, dataset: ReIDDataset) -> list[str]:
-        """Return the names of the methods that suit a target."""
+    def suited(self, target: Target, dataset: ReIDDataset) -> dict[str, str]:
+        """Return the methods that suit a target: by name, the text that names them."""
         image = target.spec.to_tensor(dataset.load(dataset.query[0]))[None]
         subject = Subject(image, image, target.check(image))
         known = all_methods()
-        methods = find_methods(self.methods or (*known, *CAPTUM), known)
-        found = []
-        for name, method in methods.items():
+        wanted = self.methods or (*known, *CAPTUM)
+        methods = find_methods(wanted, known)
+        found, reasons = {}, {}
+        for text, (name, method) in zip(wanted, methods.items(), strict=True):
             if self.methods or method.fact("cost") != "descent":
                 try:
                     method.tried_on(target, subject)
                 except InputError as error:
-                    print(f"{name} is left out: {error}", file=sys.stderr)
+                    reasons[name] = str(error)
+                except Exception as error:  # One method's failure is not that of hours of others.
+                    reasons[name] = repr(error)
                 else:
-                    found.append(name)
+                    found[name] = text
+        if reasons:
+            print(left_out(reasons), file=sys.stderr)
         return found
 
 
 def go_on(
-    task: Task, target: Target, dataset: ReIDDataset, folder: Path, names: Sequence[str]
+    task: Task, target: Target, dataset: ReIDDataset, folder: Path, methods: Mapping[str, str]
 ) -> None:
     """Finish the runs of a task that are there, and run the methods that none of them has."""
-    left = list(names)
+
+    def measure(names: Iterable[str], run: Path) -> None:
+        texts = [methods.get(name, name) for name in names]
+        task.run(target, dataset, methods=texts, output=run, resume=True, goes_on=True)
+
+    left = [*methods]
     for number in count(1):
         run = folder / task.name / str(number)
         if not (run / SETTINGS).is_file():
             break
         there = read_settings(run)["methods"]
         if not (run / "results.json").is_file():
-            task.run(target, dataset, methods=there, output=run, resume=True)
+            measure(there, run)
         left = [name for name in left if name not in there]
     if left:
-        task.run(target, dataset, methods=left, output=run, resume=True)
+        measure(left, run)
 
 
 def rows_of(folder: Path) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from reid_explain.benchmark.methods import controls
 from reid_explain.benchmark.metrics import METRICS, Metric
 from reid_explain.benchmark.run import by_method
 from reid_explain.benchmark.tables import summary
+from reid_explain.benchmark.task import FAILED
 from reid_explain.errors import InputError
 from reid_explain.files import atomic
 from reid_explain.statistics import kendall_w, rank_agreement
@@ -43,6 +44,10 @@ class Agreement(NamedTuple):
     w: float
     low: float | None = None
     high: float | None = None
+
+    def mean_spearman(self, w: float) -> float:
+        """Return the mean of Spearman's correlations of all pairs of so many rankings at a W."""
+        return (self.rankings * w - 1) / (self.rankings - 1)
 
 
 class Results(NamedTuple):
@@ -84,7 +89,9 @@ def lines_of(frames: Frames) -> list[Line]:
                 line = lines.setdefault(
                     name, {"entry": entry, "method": name, "control": name in known}
                 )
-                if task == "speed":
+                if FAILED in own:
+                    line[f"{task} failed"] = int(own[FAILED].sum())
+                elif task == "speed":
                     last = own.iloc[-1]  # The first one warms up.
                     line |= {"passes": last["forwards"], "forwards of time": last["in_passes"]}
                 for metric in metrics:

@@ -1,6 +1,5 @@
 """The leaderboard as CSV, Markdown and one HTML page that sorts."""
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from reid_explain.benchmark.leaderboard_results import (
 from reid_explain.benchmark.metrics import METRICS
 from reid_explain.benchmark.tables import cell
 from reid_explain.files import atomic
+from reid_explain.report import Cell, Table, table_html
 
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 SIDE_BY_SIDE = ("keeping", "removal")
@@ -59,13 +59,18 @@ def method_titles(lines: Sequence[Line]) -> dict[str, str]:
 
 
 def cells(line: Line, names: Iterable[str]) -> list[str]:
-    """Return a line as text: passes, time, metrics."""
-    costs = (f"{line[name]:.0f}" if name in line else "" for name in ("passes", "forwards of time"))
-    return [*costs, *(_cell(line.get(name)) for name in names)]
+    """Return a line as text: passes, time, metrics; and on how many images a method failed."""
+    missing = "failed" if "speed failed" in line else ""
+    costs = (
+        f"{line[name]:.0f}" if name in line else missing for name in ("passes", "forwards of time")
+    )
+    failed = {m.name: line.get(f"{task} failed", 0) for task, own in columns().items() for m in own}
+    return [*costs, *(_cell(line.get(name), failed=failed[name]) for name in names)]
 
 
-def _cell(result: Mapping[str, Any] | None, digits: int = 1) -> str:
-    return cell(result, digits) + "+" * bool(result and result["ahead"])
+def _cell(result: Mapping[str, Any] | None, digits: int = 1, failed: int = 0) -> str:
+    text = cell(result, digits) + "+" * bool(result and result["ahead"])
+    return text + f" ({failed} failed)" * bool(failed)
 
 
 def markdown(results: Results) -> str:
@@ -112,7 +117,7 @@ def agreement_rows(agreement: Iterable[Agreement]) -> list[list[str]]:
     rows = [["rankings", "methods", "Kendall's W", "mean Spearman"]]
     for one in agreement:
         bounds = (one.w, one.low, one.high)
-        means = [w if w is None else (one.rankings * w - 1) / (one.rankings - 1) for w in bounds]
+        means = [w if w is None else one.mean_spearman(w) for w in bounds]
         rows.append([one.title, str(one.methods), _bounds(bounds), _bounds(means)])
     return rows
 
@@ -143,80 +148,33 @@ def flat(lines: Sequence[Line]) -> pd.DataFrame:
 
 
 def page(results: Results) -> str:
-    """Return one HTML page with a table that sorts by the column that is clicked."""
+    """Return one HTML page with tables that sort by the column that is clicked."""
     methods, titles = method_titles(results.lines), heads(results.lines)
-    top = ["method", "model, data", "passes", "time in passes", *titles.values()]
+    values: list[Any]
     rows = []
     for line in results.lines:
         values = [line["method"], line["entry"], line.get("passes"), line.get("forwards of time")]
         values += [(line.get(name) or {}).get("mean") for name in titles]
         texts = [methods[line["method"]], line["entry"], *cells(line, titles)]
-        rows.append([*zip(values, texts, strict=True)])
-    agreed = [[*zip(row, row, strict=True)] for row in agreement_rows(results.agreement)]
-    head = "".join(f"<th><button>{html.escape(title)}</button></th>" for title in top)
-    return PAGE.format(head=head, body=_html(rows), agreed=_html(agreed))
+        rows.append([*map(Cell, texts, values)])
+    top = ["method", "model, data", "passes", "time in passes", *titles.values()]
+    names, *words = agreement_rows(results.agreement)
+    agreed = []
+    for texts, one in zip(words, results.agreement, strict=True):
+        values = [one.title, one.methods, one.w, one.mean_spearman(one.w)]
+        agreed.append([*map(Cell, texts, values)])
+    tables = [Table(top, rows), Table(names, agreed, "Do rankings agree?", AGREEMENT)]
+    return table_html("Leaderboard", tables, NOTE)
 
 
-def _html(rows: Iterable[Iterable[tuple[Any, str]]]) -> str:
-    """Return rows of cells: a value to sort by, and its text."""
-    return "\n".join(f"<tr>{''.join(_td(*one) for one in row)}</tr>" for row in rows)
-
-
-def _td(value: Any, text: str) -> str:
-    key = "" if value is None else html.escape(str(value))
-    return f'<td data-v="{key}">{html.escape(text)}</td>'
-
-
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Leaderboard</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-:root {{ color-scheme: light dark }}
-body {{ font: 14px system-ui, sans-serif; margin: 1rem; min-width: max-content }}
-h1, h2, p {{ max-width: min(60rem, calc(100vw - 2rem)); position: sticky; left: 1rem }}
-input {{ font: inherit; padding: .3rem; width: 16rem }}
-table {{ border-collapse: collapse; white-space: nowrap; font-variant-numeric: tabular-nums }}
-th, td {{ padding: .25rem .6rem; border-bottom: 1px solid #8884; text-align: left }}
-th {{ position: sticky; top: 0; z-index: 1; background: Canvas }}
-#board td:first-child {{ position: sticky; left: 0; background: Canvas; max-width: min(14rem, 38vw);
-  overflow: hidden; text-overflow: ellipsis }}
-#board th:first-child {{ left: 0; z-index: 2 }}
-#agreed tr:first-child {{ font-weight: bold }}
-button {{ all: unset; cursor: pointer }}
-button:focus-visible {{ outline: 2px solid }}
-[aria-sort] button {{ text-decoration: underline 2px }}
-tr:hover td {{ background: color-mix(in srgb, Canvas 90%, CanvasText) !important }}
-</style>
-<h1>Leaderboard</h1>
-<p>Each row is a method on a model. Keeping: percent of the similarity to the matches that is lost
-when only the top pixels of a map stay, less is better; removal: when they go, more is better.
-Brackets: 95 % intervals over identities. +: better than random maps as smooth, or than chance.
-*: a control, which knows nothing of the embedding or of the image. Click a column to sort it.</p>
-<p><input type="search" placeholder="filter: a model or a method" aria-label="filter rows"></p>
-<table id="board"><thead><tr>{head}</tr></thead><tbody>
-{body}
-</tbody></table>
-<h2>Do rankings agree?</h2>
-<p>1 is one order of the methods; a mean Spearman correlation of 0 is none. Controls left out. No
-interval where the means of identities of a model are not known.</p>
-<table id="agreed">{agreed}</table>
-<script>
-const body = document.querySelector("tbody"), rows = [...body.rows];
-const heads = [...document.querySelectorAll("th")];
-const value = (row, i) => row.cells[i].dataset.v;
-heads.forEach((head, i) => head.firstChild.onclick = () => {{
-  const best = head.textContent.includes("↑") ? "descending" : "ascending";
-  const other = best === "ascending" ? "descending" : "ascending";
-  const order = head.getAttribute("aria-sort") === best ? other : best;
-  heads.forEach(one => one.removeAttribute("aria-sort"));
-  head.setAttribute("aria-sort", order);
-  const sign = order === "ascending" ? 1 : -1;
-  rows.sort((a, b) => {{
-    const [x, y] = [value(a, i), value(b, i)];
-    if (x === "" || y === "") return (x === "") - (y === "");
-    return sign * (isNaN(x) ? x.localeCompare(y) : x - y);
-  }}).forEach(row => body.append(row));
-}});
-document.querySelector("input").oninput = event => rows.forEach(row =>
-  row.hidden = !row.textContent.toLowerCase().includes(event.target.value.toLowerCase()));
-</script></html>
-"""
+NOTE = (
+    "Each row is a method on a model. Keeping: percent of the similarity to the matches that is "
+    "lost when only the top pixels of a map stay, less is better; removal: when they go, more is "
+    "better. Brackets: 95 % intervals over identities. +: better than random maps as smooth, or "
+    "than chance. *: a control, which knows nothing of the embedding or of the image. Click a "
+    "column to sort it."
+)
+AGREEMENT = (
+    "1 is one order of the methods; a mean Spearman correlation of 0 is none. Controls left out. "
+    "No interval where the means of identities of a model are not known."
+)

@@ -165,6 +165,23 @@ def controls() -> set[str]:
     return {name for name, method in all_methods().items() if method.fact("is_control")}
 
 
+def left_out(reasons: Mapping[str, str]) -> str:
+    """Return why methods are left out, a line for each reason; names of methods are no part of it.
+
+    Example:
+        >>> print(left_out({"A": "no classes for A", "B": "no head", "C": "no classes for C"}))
+        A, C are left out: no classes for A
+        B is left out: no head
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason.replace(name, ""), []).append(name)
+    return "\n".join(
+        f"{', '.join(own)} {'is' if len(own) == 1 else 'are'} left out: {reasons[own[0]]}"
+        for own in names.values()
+    )
+
+
 def method_names(given: Sequence[str]) -> list[str]:
     """Return the names in texts that have one or, between commas outside brackets, several."""
     names: list[str] = []

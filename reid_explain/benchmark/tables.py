@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from reid_explain.benchmark.metrics import Metric
-from reid_explain.report import Cell, table_html
+from reid_explain.report import Cell, Table, table_html
 from reid_explain.statistics import bootstrap_mean
 from reid_explain.visualization import interval_figure
 
@@ -103,7 +103,7 @@ def html_table(
         for name, row in rows.items()
     ]
     note = "Means [95 % intervals over identities]; + better than chance; * control."
-    return table_html(title, ["method", *heads], cells, note, facts)
+    return table_html(title, [Table(["method", *heads], cells)], note, facts)
 
 
 def measured(found: Mapping[str, Any], within: str = "") -> dict[str, Mapping[str, Any]]:

@@ -1,5 +1,6 @@
 """A benchmark: settings -> cases -> rows -> one frame -> tables, figures, results.json."""
 
+import math
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -24,6 +25,7 @@ from reid_explain.benchmark.methods import (
     Subject,
     all_methods,
     find_methods,
+    left_out,
 )
 from reid_explain.benchmark.remembered import remembered
 from reid_explain.benchmark.run import (
@@ -47,6 +49,8 @@ from reid_explain.files import atomic
 from reid_explain.retrieval import Embedded, Gallery, embed_records
 
 Item = TypeVar("Item")
+FAILED = "failed"
+"""Column of a method that raised an error on a case, where runs go on."""
 
 
 class Case(NamedTuple):
@@ -78,6 +82,8 @@ class Bench:
     rows: Rows = field(default_factory=Rows)
     named: bool = False
     """Whether the methods were named; else they are those that suit."""
+    goes_on: bool = False
+    """Whether a method that fails on a case ends neither its own run nor that of the others."""
     current: Any = None
     """What a task keeps of the case that it measures."""
 
@@ -243,6 +249,7 @@ class Task(ABC):
         output: str | Path | None = None,
         resume: bool = False,
         show: bool = False,
+        goes_on: bool = False,
     ) -> pd.DataFrame:
         """Measure methods on a target and return every number.
 
@@ -258,6 +265,8 @@ class Task(ABC):
                 default.
             resume: Whether to go on with the run in ``output``.
             show: Whether to print the tables.
+            goes_on: Whether a method that fails on a case has NaN there, and 1 as ``failed``,
+                where else the run ends. The folder keeps it so.
 
         Returns:
             One row for each number: task, case, identity, method, metric, value (NaN for none).
@@ -269,7 +278,8 @@ class Task(ABC):
         """
         with evaluation(target.model, target.layer):
             dataset = dataset or open_dataset(SYNTHETIC)
-            bench = Bench(target, dataset, group := Group.here(), named=bool(methods))
+            group = Group.here()
+            bench = Bench(target, dataset, group, named=bool(methods), goes_on=goes_on)
             self._choose(bench, methods)
             cases = self.cases(bench)
             columns = {name: self.columns(bench, name) for name in bench.methods}
@@ -318,10 +328,10 @@ class Task(ABC):
                 if wanted:
                     raise
                 bench.skipped[name] = str(error)
-                if bench.group.rank == 0:
-                    print(f"{name} is left out: {error}", file=sys.stderr)
             else:
                 bench.methods[name], bench.explain[name] = method, explain
+        if bench.skipped and bench.group.rank == 0:
+            print(left_out(bench.skipped), file=sys.stderr)
 
     def _work(
         self, bench: Bench, cases: Sequence[Case], columns: Mapping[str, Sequence[str]]
@@ -333,7 +343,7 @@ class Task(ABC):
             with remembered(bench.target.model) if self.remembers else nullcontext():
                 for name in bench.methods:
                     if not bench.rows.has(case.name, name, columns[name]):
-                        values = self.measure(bench, case, name)
+                        values = self._measured(bench, case, name, columns[name])
                         bench.rows.add(Row(case.name, case.identity, name, values))
 
         def complete() -> bool:
@@ -342,6 +352,18 @@ class Task(ABC):
             return all(bench.rows.has(*key, columns[key[1]]) for key in keys)
 
         wait_until(complete, seconds=1)
+
+    def _measured(
+        self, bench: Bench, case: Case, name: str, columns: Sequence[str]
+    ) -> Mapping[str, float]:
+        """Return what is measured of a method on a case; that it failed, where others go on."""
+        try:
+            return self.measure(bench, case, name)
+        except Exception as error:
+            if not bench.goes_on:
+                raise
+            print(f"{name} failed on {case.name}: {error!r}", file=sys.stderr)
+            return dict.fromkeys(columns, math.nan) | {FAILED: 1.0}
 
     def _write(self, bench: Bench, report: Report, frame: pd.DataFrame) -> None:
         """Write a report into the folder of the run, if it has one."""

@@ -29,7 +29,13 @@ MOST_CELLS = 64
 """Rows and columns of a stored map; a larger one is averaged."""
 QUALITY = 90
 """Of images as JPEG."""
-TEMPLATE = Path(__file__).with_name("page.html")
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+)
+TEMPLATES.policies["json.dumps_kwargs"] = {"sort_keys": False}
 
 
 class Link(NamedTuple):
@@ -122,14 +128,12 @@ def as_html(report: Report) -> str:
     """
     if not report.entries:
         raise InputError("entries", "none", "at least one")
-    return rendered(TEMPLATE, title=report.title, facts=report.facts, data=as_json(report))
+    return rendered("page.html", title=report.title, facts=report.facts, data=as_json(report))
 
 
-def rendered(template: Path, **values: Any) -> str:
-    """Return a template of jinja2 with its values, escaped."""
-    loader = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    loader.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    return loader.from_string(template.read_text(encoding="utf-8")).render(**values)
+def rendered(template: str, **values: Any) -> str:
+    """Return a template of this folder with its values, escaped."""
+    return TEMPLATES.get_template(template).render(**values)
 
 
 def as_json(report: Report) -> dict[str, Any]:

@@ -1,12 +1,9 @@
-"""A table as one HTML file that sorts by the column that is clicked."""
+"""Tables as one HTML file: a click sorts them by a column, a word filters their rows."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from reid_explain.report.page import rendered
-
-TEMPLATE = Path(__file__).with_name("table.html")
 
 
 class Cell(NamedTuple):
@@ -16,20 +13,31 @@ class Cell(NamedTuple):
     value: float | str | None
 
 
+class Table(NamedTuple):
+    """A table of a page.
+
+    Args:
+        heads: of the columns; one with ↑ sorts from the largest value on, others from the least.
+        rows: as many cells each; the first one is the name of the row.
+        title: over the table.
+        note: what its numbers are.
+    """
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    title: str = ""
+    note: str = ""
+
+
 def table_html(
-    title: str,
-    heads: Sequence[str],
-    rows: Sequence[Sequence[Cell]],
-    note: str = "",
-    facts: Mapping[str, Any] | None = None,
+    title: str, tables: Sequence[Table], note: str = "", facts: Mapping[str, Any] | None = None
 ) -> str:
-    """Return the page of a table; the first cell of a row is its name.
+    """Return the page of tables.
 
     Args:
         title: of the page.
-        heads: of the columns.
-        rows: as many cells each.
+        tables: one under the other.
         note: what the numbers are.
         facts: settings and versions, by name.
     """
-    return rendered(TEMPLATE, title=title, heads=heads, rows=rows, note=note, facts=facts or {})
+    return rendered("table.html", title=title, tables=tables, note=note, facts=facts or {})
