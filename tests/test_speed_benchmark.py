@@ -1,5 +1,6 @@
 """The speed benchmark: what is counted, timed and compared, and in which order."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 from _script import run as run_script
-from tiny_world import TinyWorld, tiny_target
+from tiny_world import Brightness, TinyWorld, tiny_target
 
 from reid_explain import InputError, ScoreFAM
-from reid_explain.benchmark import Speed, speed, stopwatch
+from reid_explain.benchmark import Faithfulness, Speed, speed, stopwatch
 from reid_explain.benchmark.command_line import TargetOptions
 from reid_explain.benchmark.run import by_method
 from reid_explain.benchmark.speed import PEERS, Peer, agreement, bare_passes, measured
@@ -47,7 +48,8 @@ def test_every_method_is_measured_in_turns(tmp_path, capsys):
     frame = Told(images=2).run(
         tiny_target(), TinyWorld(), methods=methods, output=tmp_path, show=True
     )
-    cases = [f"{identity}_c1.png" for identity in (1, 2, 3)]
+    cases = frame["case"].unique().tolist()
+    assert len(cases) == 3
     assert order == [(case, name) for case in cases for name in names]
     tables = by_method(frame)
     assert tables["TenPasses"]["forwards"].tolist() == [10] * 3
@@ -73,6 +75,26 @@ def test_random_masks_are_timed_in_part_and_count_in_full():
     assert sum(seen) < 400
     for own in tables.values():  # Of a run of the processor alone.
         assert (own["in_passes"] > 0.5 * own["forwards"]).all()
+
+
+@pytest.mark.slow
+def test_quality_is_that_of_the_faithfulness_benchmark(tmp_path, capsys):
+    methods = ["GradFAM", "RISE", Brightness]
+    task = Speed(images=2, quality=True)
+    frame = task.run(tiny_target(), TinyWorld(), methods=methods, output=tmp_path, show=True)
+    keeping = Faithfulness(metrics=("keeping",)).run(tiny_target(), TinyWorld(), methods=methods)
+    index = ["case", "method"]
+    found, expected = (
+        table[table["metric"] == name].set_index(index)["value"]
+        for table, name in ((frame, "as_drop"), (keeping, "keeping"))
+    )
+    assert len(found) == 9
+    assert found.tolist() == pytest.approx([expected[key] for key in found.index], nan_ok=True)
+    assert (tmp_path / "tradeoff.png").stat().st_size > 0
+    results = json.loads((tmp_path / "results.json").read_text())["methods"]["GradFAM"]
+    counted = found[[key for key in found.index if key[1] == "GradFAM"]][1:]
+    assert results["as_drop"]["mean"] == pytest.approx(counted.mean())
+    assert f"{counted.mean():.1f} [" in capsys.readouterr().out
 
 
 def test_ratios_by_hand():

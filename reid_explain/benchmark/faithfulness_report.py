@@ -18,6 +18,7 @@ from reid_explain.benchmark.tables import (
     metric_table,
     named,
     summary,
+    tradeoff,
 )
 from reid_explain.benchmark.task import Bench, Report
 from reid_explain.fills import AREAS, FILLS
@@ -27,7 +28,6 @@ from reid_explain.visualization import (
     curves_figure,
     overlay,
     picture_figure,
-    tradeoff_figure,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 REFERENCE_CONTROL = "ActivationMean"
 """The control that every method is compared with, query by query."""
 PUBLISHED = files(__package__).joinpath("published.json")
+DROP_CURVES = [column for fill in FILLS for column in curve_columns("as_drop", fill)]
 SHARES = [100 * fraction for fraction in AREAS]
 
 
@@ -78,7 +79,9 @@ def report(
         lines = [[name, f"{m['seconds_per_image']:.3f}"] for name, m in methods.items()]
         parts.append(layout([["seconds per image", ""], *lines]))
     if chosen >= {"seconds", "area_matched"}:
-        figures["tradeoff"] = lambda: _tradeoff(tables, bench.controls)
+        losses = {name: own[DROP_CURVES].mean(axis=1, skipna=False) for name, own in tables.items()}
+        seconds = {name: own["seconds"].median() for name, own in tables.items()}
+        figures["tradeoff"] = tradeoff(seconds, "seconds for a map", losses, bench.controls)
     if shown := [*examples]:
         figures["examples"] = lambda: _examples(bench, shown)
     return Report(results, "\n\n".join(parts), figures)
@@ -191,18 +194,6 @@ def _areas(methods: Mapping[str, Any], controls: Sequence[str]) -> Figure:
         dotted=curves["random_curve"],
         dotted_label="random maps as smooth",
     )
-
-
-def _tradeoff(tables: Mapping[str, pd.DataFrame], controls: Sequence[str]) -> Figure:
-    """Draw the mean AS Drop at equal areas, over all fills, against the seconds for a map."""
-    columns = [column for fill in FILLS for column in curve_columns("as_drop", fill)]
-    points = {}
-    for name, own in tables.items():
-        if found := interval(own[columns].mean(axis=1, skipna=False)):
-            low, high = found["interval"] if None not in found["interval"] else (None, None)
-            points[name] = Curve(own["seconds"].median(), found["mean"], low, high)
-    cost, loss = "seconds for a map", "AS Drop at equal areas, %"
-    return tradeoff_figure(points, xlabel=cost, ylabel=loss, controls=controls)
 
 
 def _examples(bench: Bench, examples: Iterable["Query"]) -> Figure:

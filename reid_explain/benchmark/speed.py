@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py
     python benchmarks/speed.py --parts exact sampled --model resnet50
+    python benchmarks/speed.py --quality --images 16 --methods ScoreFAM GradFAM captum:Saliency
     python benchmarks/speed.py --against ANOTHER_CHECKOUT
 
 All methods explain one image after the other, in turns; the first image warms up and does not
@@ -14,6 +15,7 @@ in_passes     time of the explanation in units of one of these: of the processor
 extra_mib     peak memory beyond that of the bare passes
 max_abs       for settings of Score-FAM: largest difference from its exact map, both in [0, 1]
 spearman      likewise: rank correlation with it
+as_drop       with --quality: mean AS Drop in percent as the top 5 to 70 % are kept over four fills
 
 Peers are the Score-CAM of pytorch-grad-cam, for the cosine with the image's own embedding, and of
 torch-cam, for the embedding's largest component, where they are installed.
@@ -28,7 +30,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -40,11 +42,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from reid_explain import ScoreFAM
+from reid_explain.benchmark.faithfulness import Query, View
 from reid_explain.benchmark.methods import Explain, Method, all_methods
+from reid_explain.benchmark.metrics import METRICS
 from reid_explain.benchmark.run import by_method
-from reid_explain.benchmark.tables import layout
+from reid_explain.benchmark.tables import cell, interval, layout, tradeoff
 from reid_explain.benchmark.target import Target
-from reid_explain.benchmark.task import Bench, Case, Report, Task
+from reid_explain.benchmark.task import Bench, Case, Report, Task, shuffled
 from reid_explain.benchmark.versions import compare_versions
 from reid_explain.capture import token_grid_of
 from reid_explain.checks import check_at_least, check_choice
@@ -71,6 +75,8 @@ SHOWN = {
     "Spearman": ("spearman", "least"),
 }
 """Columns of the table: a column or ratio, and which of its values over the turns."""
+KEEPING = METRICS.resolve("keeping")
+QUALITY = "as_drop"
 TIMED = 64
 """Bare passes and random masks that are timed at most; more are extrapolated."""
 
@@ -132,11 +138,14 @@ class Speed(Task):
     Args:
         images: number of images, each of which is a turn; one more warms up
         parts: methods that run unless they are named
+        quality: also the AS Drop at equal areas, and tradeoff.png, what it costs against what it
+            loses; embeds the gallery first
         against: folder of another version of the package, to compare with in as many turns
     """
 
     images: int = 3
     parts: tuple[Part, ...] = PARTS
+    quality: bool = False
     against: Path | None = None
 
     name: ClassVar[str] = "speed"
@@ -169,17 +178,22 @@ class Speed(Task):
         return part in self.parts and not left_out
 
     def cases(self, bench: Bench) -> Sequence[Case]:
-        """Return the first queries that have a match."""
+        """Return some queries that have a match."""
         check_at_least("images", self.images, 1)
         for part in self.parts:
             check_choice("parts", part, PARTS)
-        usable = (record for record in bench.dataset.query if bench.match(record) is not None)
-        pairs = zip(range(self.images + 1), usable, strict=False)
-        return [Case(bench.name(record), record.identity, record) for _, record in pairs]
+        numbers = shuffled(bench.matched(), self.seed)[: self.images + 1]
+        records = ((n, bench.dataset.query[n]) for n in numbers)
+        return [Case(bench.name(record), record.identity, n) for n, record in records]
+
+    def columns(self, bench: Bench, method: str) -> list[str]:
+        """Return the columns, with that of the quality if it is asked for."""
+        return [*self.gives, *[QUALITY] * self.quality]
 
     def measure(self, bench: Bench, case: Case, method: str) -> dict[str, float]:
         """Return what a method costs on one image, and how far its map is from the exact one."""
-        target, subject = bench.target, bench.subject(case.data)
+        target, subject = bench.target, bench.subject(bench.dataset.query[case.data])
+        turn = bench.current = bench.current or Turn(bench, case.data, self.seed)
 
         def run(explain: Explain) -> Tensor:
             map_: Tensor = explain(subject, interpolate_mode=None)
@@ -197,18 +211,22 @@ class Speed(Task):
         forwards = seen + left_out
         distance = correlation = math.nan
         if method.startswith(EXACT) and EXACT in bench.explain:
-            if bench.current is None:
-                bench.current = found if method == EXACT else run(bench.explain[EXACT])
-            distance, correlation = agreement(bench.current, found)
+            if turn.exact is None:
+                turn.exact = found if method == EXACT else run(bench.explain[EXACT])
+            distance, correlation = agreement(turn.exact, found)
         seconds, bare_seconds = own.seconds * forwards / seen, bare.seconds * forwards / count
         in_passes = own.processor / bare.processor * count * forwards / seen
         costs = (seconds, forwards, bare_seconds, in_passes, own.mib - bare.mib)
-        return dict(zip(self.gives, (*costs, distance, correlation), strict=True))
+        values = dict(zip(self.gives, (*costs, distance, correlation), strict=True))
+        if self.quality:
+            whole = run(bench.explain[method]) if left_out else found
+            values[QUALITY] = KEEPING(View(turn.query, whole, seconds))[KEEPING.name]
+        return values
 
     def report(self, bench: Bench, cases: Sequence[Case], frame: pd.DataFrame) -> Report:
         """Return medians over the turns, and ratios within them."""
         tables = by_method(frame[frame["case"] != cases[0].name])
-        methods = {}
+        methods: dict[str, dict[str, Any]] = {}
         for name, own in tables.items():
             own["to_bare"] = own["seconds"] / own["bare_seconds"]
             own["speed_up"] = (
@@ -224,7 +242,32 @@ class Speed(Task):
             cells = (f"{values[column][figure]:.4g}" for column, figure in SHOWN.values())
             lines.append([name, *cells])
         note = f"medians of {len(cases) - 1} images; largest max-abs, least Spearman"
-        return Report({"device": where, "methods": methods}, f"{layout(lines)}\n{note}")
+        figures = {}
+        if self.quality:
+            losses = {name: own[QUALITY] for name, own in tables.items()}
+            for name, line in zip(methods, lines[1:], strict=True):
+                methods[name][QUALITY] = interval(losses[name])
+                line.append(cell(methods[name][QUALITY]))
+            lines[0].append("AS Drop")
+            note += "; AS Drop: mean with its 95 % interval over identities"
+            costs = {name: values["in_passes"]["median"] for name, values in methods.items()}
+            label = "cost of a map, in bare passes"
+            figures["tradeoff"] = tradeoff(costs, label, losses, bench.controls)
+        text = f"{layout(lines)}\n{note}"
+        return Report({"device": where, "methods": methods}, text, figures)
+
+
+class Turn:
+    """An image of the run: its exact map, once there is one, and how it is retrieved."""
+
+    def __init__(self, bench: Bench, number: int, seed: int) -> None:
+        self.exact: Tensor | None = None
+        self._query = partial(Query, bench, number, seed)
+
+    @cached_property
+    def query(self) -> Query:
+        """The query, made when the quality of a map is asked for."""
+        return self._query()
 
 
 def in_part(method: Method, bench: Bench) -> tuple[Explain, int]:

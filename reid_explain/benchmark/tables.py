@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from reid_explain.benchmark.metrics import Metric
 from reid_explain.report import Cell, Table, table_html
 from reid_explain.statistics import bootstrap_mean
-from reid_explain.visualization import interval_figure
+from reid_explain.visualization import Curve, interval_figure, tradeoff_figure
 
 
 def layout(lines: Sequence[Sequence[str]]) -> str:
@@ -135,3 +135,22 @@ def metric_figure(
             if metric.chance is not None:
                 chance[title] = next(iter(found.values()))["chance"]
     return lambda: interval_figure(panels, chance=chance, controls=controls)
+
+
+def tradeoff(
+    costs: Mapping[str, float],
+    label: str,
+    losses: Mapping[str, pd.Series],
+    controls: Collection[str],
+) -> Callable[[], Figure]:
+    """Return what draws the mean AS Drop at equal areas of each method against its cost.
+
+    ``losses`` are as :func:`interval` takes them; a method without any is left out.
+    """
+    points = {}
+    for name, values in losses.items():
+        if found := interval(values):
+            low, high = found["interval"] if None not in found["interval"] else (None, None)
+            points[name] = Curve(costs[name], found["mean"], low, high)
+    drop = "AS Drop at equal areas, %"
+    return lambda: tradeoff_figure(points, xlabel=label, ylabel=drop, controls=controls)
