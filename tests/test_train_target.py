@@ -19,7 +19,7 @@ from training_runs import Interrupted, fail_at, log, make_market, run, train
 from two_processes import two_processes
 
 from reid_explain import InputError
-from reid_explain.benchmark import train_target
+from reid_explain.benchmark import train_target, training_run
 from reid_explain.benchmark.train_target import SmallFirst, TargetTraining
 from reid_explain.datasets import Market1501, Record
 from reid_explain.inputs import InputSpec
@@ -369,7 +369,7 @@ def test_a_run_leaves_what_it_promises(whole, settings, market, capsys):
     assert 0 <= results["mAP"] <= 100
     assert (card["recipe"]["epochs"], card["recipe"]["processes"]) == (3, 1)
     assert card["recipe"]["image_size"] == card["input"]["size"] == [48, 24]
-    assert train_target.evaluate(load_trained(whole / "model.json"), Market1501(market)) == results
+    assert training_run.evaluate(load_trained(whole / "model.json"), Market1501(market)) == results
     before = weights(whole)
     run(replace(settings, resume=True))  # Finished: nothing is trained any more.
     assert weights(whole) == before
@@ -385,7 +385,7 @@ INTERRUPTIONS = {
     "between the files of a checkpoint": (torch, "save", 4),
     "before the log": (loop.TrainingLoop, "_write_log", 2),
     "before the last checkpoint is removed": (loop.shutil, "rmtree", 1),
-    "before the evaluation": (train_target, "evaluate", 1),
+    "before the evaluation": (training_run, "evaluate", 1),
 }
 
 

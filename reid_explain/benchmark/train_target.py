@@ -10,11 +10,9 @@ batch, whole identities to each; batch norm and the search for the hardest tripl
 process's part.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -23,14 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid_explain.benchmark.command_line import one_line_errors, read
-from reid_explain.benchmark.run import write_json
 from reid_explain.benchmark.training_run import TrainingSettings
-from reid_explain.datasets.records import Record, ReIDDataset
+from reid_explain.datasets.records import Record
 from reid_explain.errors import InputError
 from reid_explain.models.network import EmbeddingNet
 from reid_explain.models.parts import PartNet
-from reid_explain.models.pretrained import load_trained
-from reid_explain.retrieval import Gallery, embed_records, summarize
 from reid_explain.training.images import TrainingImages, augmentation
 from reid_explain.training.losses import CenterLoss, ReIDLoss
 from reid_explain.training.sampling import Draw, IdentityBatches
@@ -109,25 +104,6 @@ class TargetTraining(TrainingSettings):
         rate = CENTER_LEARNING_RATE / loss.centers.weight
         return [adam, torch.optim.SGD(loss.parameters(), rate)]
 
-    def finish(
-        self,
-        model: EmbeddingNet,
-        architecture: dict[str, Any],
-        dataset: ReIDDataset,
-        *,
-        recipe: dict[str, Any],
-        seconds: int,
-    ) -> None:
-        """Save the network as it will be used, evaluate that, and print the scores."""
-        device = next(model.parameters()).device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        training = {"seconds": seconds, "device": name, "torch": torch.__version__}
-        save = partial(self.save, model, "model", architecture, recipe=recipe, training=training)
-        results = evaluate(load_trained(save()).to(device), dataset, self.workers)
-        save(results=results)
-        write_json(self.output / "results.json", results)
-        print(json.dumps(results))
-
 
 class Step(nn.Module):
     """From images to loss terms in one module, so that processes average all gradients."""
@@ -162,24 +138,6 @@ def class_labels(records: Sequence[Record]) -> list[int]:
     """Return the class of each image: the place of its identity in sorted order."""
     identities = sorted({record.identity for record in records})
     return [identities.index(record.identity) for record in records]
-
-
-def evaluate(model: EmbeddingNet, dataset: ReIDDataset, workers: int = 0) -> dict[str, Any]:
-    """Return Rank-1, Rank-5, Rank-10 and mAP in percent, and the number of queries."""
-    device, spec = next(model.parameters()).device, model.input_spec
-    query, gallery = (
-        embed_records(model, dataset, records, spec=spec, workers=workers, device=device)
-        for records in (dataset.query, dataset.gallery)
-    )
-    summary = summarize(Gallery(gallery, device=device).ranks(query))
-    return {
-        "dataset": dataset.name,
-        **{f"rank{k}": round(value, 3) for k, value in summary.cmc.items()},
-        "mAP": round(summary.mean_ap, 3),
-        "queries": summary.queries,
-        "queries_without_match": summary.excluded,
-        "gallery": len(dataset.gallery),
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,8 +1,10 @@
 """What the trainings of a network share: settings, processes, data, network and loop."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, default_collate
 
-from reid_explain.benchmark.run import claim
+from reid_explain.benchmark.run import claim, write_json
 from reid_explain.checks import check_at_least
 from reid_explain.datasets.records import ReIDDataset
 from reid_explain.datasets.registry import SYNTHETIC, open_dataset
@@ -21,13 +23,14 @@ from reid_explain.errors import InputError
 from reid_explain.inputs import InputSpec
 from reid_explain.models.build import build_model, network_of
 from reid_explain.models.network import EmbeddingNet
-from reid_explain.models.pretrained import save_trained
+from reid_explain.models.pretrained import load_trained, save_trained
 from reid_explain.models.timm_models import PREFIX, has_fixed_size
+from reid_explain.retrieval import Gallery, embed_records, summarize
 from reid_explain.training.images import Pixels, TrainingImages, cached_pixels
 from reid_explain.training.loop import TrainingLoop
 from reid_explain.training.sampling import SharedBatches
 
-FREE = ("output", "resume", "root", "cache", "workers")
+FREE = ("output", "resume", "root", "cache", "workers", "goals")
 """Settings that may differ between a run and its continuation."""
 
 
@@ -49,6 +52,7 @@ class TrainingSettings(ABC):
         padding: of a ResNet's convolutions, zeros or partial; by default the network's own
         local: a ResNet whose cells see little beyond themselves
         image_size: height and width; by default the network's own
+        options: further numbers of the network, as patch_size 8 embed_dim 128
         epochs: number of epochs, at least 1
         precision: of the training
         stored_dtype: of the saved weights
@@ -67,6 +71,7 @@ class TrainingSettings(ABC):
     padding: str | None = None
     local: bool = False
     image_size: tuple[int, int] | None = None
+    options: dict[str, int] = field(default_factory=dict)
     epochs: int
     precision: Literal["float32", "bfloat16"] = "float32"
     stored_dtype: Literal["float32", "float16"] = "float32"
@@ -116,10 +121,9 @@ class TrainingSettings(ABC):
         options = {"width": self.width, "pooling": self.pooling, "padding": self.padding}
         options |= {"local": self.local or None}
         given: dict[str, Any] = {k: value for k, value in options.items() if value is not None}
-        is_timm = self.backbone.startswith(PREFIX)
-        if self.image_size and is_timm and has_fixed_size(self.backbone.removeprefix(PREFIX)):
+        if self.image_size and _takes_image_size(self.backbone):
             given["img_size"] = list(self.image_size)
-        return {"name": self.backbone, **given, **more}
+        return {"name": self.backbone, **given, **self.options, **more}
 
     def network(self, architecture: dict[str, Any]) -> EmbeddingNet:
         """Return the untrained network, with the image size of this run."""
@@ -156,6 +160,25 @@ class TrainingSettings(ABC):
         save_trained(model, card, architecture, dtype=dtype, **facts)
         return card
 
+    def finish(
+        self,
+        model: EmbeddingNet,
+        architecture: dict[str, Any],
+        dataset: ReIDDataset,
+        *,
+        recipe: dict[str, Any],
+        seconds: int,
+    ) -> None:
+        """Save the network as it will be used, evaluate that, and print the scores."""
+        device = next(model.parameters()).device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        training = {"seconds": seconds, "device": name, "torch": torch.__version__}
+        save = partial(self.save, model, "model", architecture, recipe=recipe, training=training)
+        results = evaluate(load_trained(save()).to(device), dataset, self.workers)
+        save(results=results)
+        write_json(self.output / "results.json", results)
+        print(json.dumps(results))
+
     def loop(
         self,
         accelerator: Accelerator,
@@ -177,3 +200,28 @@ class TrainingSettings(ABC):
         parts = (accelerator, step, optimizers, loader)
         own = (self.output, self.epochs, self.rate, self.seed)
         return TrainingLoop(*parts, *own, after_epoch=after_epoch)
+
+
+def evaluate(model: EmbeddingNet, dataset: ReIDDataset, workers: int = 0) -> dict[str, Any]:
+    """Return Rank-1, Rank-5, Rank-10 and mAP in percent, and the number of queries."""
+    device, spec = next(model.parameters()).device, model.input_spec
+    query, gallery = (
+        embed_records(model, dataset, records, spec=spec, workers=workers, device=device)
+        for records in (dataset.query, dataset.gallery)
+    )
+    summary = summarize(Gallery(gallery, device=device).ranks(query))
+    return {
+        "dataset": dataset.name,
+        **{f"rank{k}": round(value, 3) for k, value in summary.cmc.items()},
+        "mAP": round(summary.mean_ap, 3),
+        "queries": summary.queries,
+        "queries_without_match": summary.excluded,
+        "gallery": len(dataset.gallery),
+    }
+
+
+def _takes_image_size(backbone: str) -> bool:
+    """Tell whether a network is built for images of one size."""
+    if backbone.startswith(PREFIX):
+        return has_fixed_size(backbone.removeprefix(PREFIX))
+    return "img_size" in network_of(backbone).card_settings
