@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 from copy import deepcopy
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -62,6 +64,8 @@ def test_new_methods_get_runs_of_their_own_and_old_ones_stay(tmp_path, capsys):
     assert table.loc["GradFAM", "passes"] == 1
     assert table["keeping"].is_monotonic_increasing
     assert table.loc["Random", "control"]
+    assert (table["keeping chance"] > 0).all()
+    assert "road chance" not in table.dropna(axis=1)
     html = (output / "leaderboard.html").read_text()
     assert html.count('<tr><th scope="row"') == 3
     main([*line, "--report"])  # Without a model.
@@ -239,6 +243,16 @@ def test_the_page_has_how_far_rankings_agree():
     text = page(Results((), (Agreement("one and other", 5, 9, 0.6, 0.5, 0.7),)))
     assert 'data-value="0.6">0.60 [0.50, 0.70]</td>' in text
     assert 'data-value="0.5">0.50 [0.38, 0.62]</td>' in text  # (5 x 0.6 - 1) / 4.
+
+
+def test_what_the_page_says_is_in_its_tables():
+    docs = Path(__file__).parents[1] / "docs"
+    _, _, said = (docs / "leaderboard.md").read_text().partition("## What it says")
+    tables = (docs / "_static" / "leaderboard.md").read_text()
+    number = r"\u2212?\d+(?:\.\d+)?"
+    found = re.findall(rf"{number} \[{number}, {number}\]", said)
+    assert len(found) > 5
+    assert [one for one in found if one.replace("\u2212", "-") not in tables] == []
 
 
 def test_rank_agreement_of_two_is_spearman():

@@ -103,13 +103,19 @@ def lines_of(frames: Frames) -> list[Line]:
 
 
 def _result(table: pd.DataFrame, metric: Metric) -> dict[str, Any] | None:
-    """Return mean and interval, whether the lead over chance excludes 0, and identities' means."""
+    """Return mean, interval, chance and whether the lead excludes 0, and identities' means."""
     found = summary(table, metric)
     if found is None:
         return None
     own = table[metric.name].dropna().groupby(level="identity").mean()
     ahead = (found.get("lead_interval", [0])[0] or 0) > 0
-    result = {"mean": found["mean"], "interval": found["interval"], "ahead": ahead}
+    chance = found.get("chance")
+    result = {
+        "mean": found["mean"],
+        "interval": found["interval"],
+        "chance": chance,
+        "ahead": ahead,
+    }
     return {**result, "identities": {str(key): float(value) for key, value in own.items()}}
 
 

@@ -134,7 +134,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def flat(lines: Sequence[Line]) -> pd.DataFrame:
-    """Return a frame with mean, low, high of each metric, and whether it is ahead of chance."""
+    """Return a frame with mean, low, high, chance of each metric, and whether it is ahead."""
     rows = []
     for line in lines:
         row = {name: value for name, value in line.items() if not isinstance(value, dict | None)}
@@ -142,7 +142,8 @@ def flat(lines: Sequence[Line]) -> pd.DataFrame:
             if found := line.get(name):
                 low, high = found["interval"]
                 row |= {name: found["mean"], f"{name} low": low, f"{name} high": high}
-                row[f"{name} ahead of chance"] = found["ahead"]
+                row |= {f"{name} chance": found.get("chance")}
+                row |= {f"{name} ahead of chance": found["ahead"]}
         rows.append(row)
     return pd.DataFrame(rows)
 
