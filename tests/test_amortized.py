@@ -15,8 +15,9 @@ from reid_explain.benchmark.methods import Subject, all_methods, find_methods
 from reid_explain.benchmark.target import Target
 from reid_explain.benchmark.train_amortized import FILE, TrainAmortized
 from reid_explain.explainers import descent
-from reid_explain.explainers.amortized import ActivationHead, ImageHead
+from reid_explain.explainers.amortized import ActivationHead, ImageHead, rest
 from reid_explain.inputs import InputSpec
+from reid_explain.objectives import Cosine, Margin, Projection
 from reid_explain.training import amortized, loop
 from reid_explain.training.amortized import KeepStep
 
@@ -69,9 +70,11 @@ def test_a_head_reads_directions_and_no_lengths():
         images(2, seed=1),
     )
     slope = slope[:, :1] * torch.arange(1.0, 6)[:, None, None]
-    found = head(x, activation, slope)
-    torch.testing.assert_close(head(x, 7 * activation, 0.01 * slope), found)
-    assert not torch.allclose(head(x, activation, -slope), found)
+    own = images(2, seed=2)[:, :1] * torch.arange(5.0, 0, -1)[:, None, None]
+    found = head(x, activation, slope, own)
+    again = head(x, 7 * activation, 0.01 * slope, 3 * own)
+    torch.testing.assert_close(again, found)
+    assert not torch.allclose(head(x, activation, -slope, own), found)
     assert found.mean(dim=(2, 3)).abs().max() < 1e-6
     torch.testing.assert_close(found.std(dim=(2, 3), correction=0), torch.ones(2, 1).double())
 
@@ -171,11 +174,12 @@ def test_the_loss_is_that_of_a_plain_loop(monkeypatch):
     areas = torch.tensor([[0.1, 0.5], [0.3, 0.05], [0.7, 0.2]])
     fills = images(6, seed=3).view(3, 2, 3, *SIZE)
     monkeypatch.setattr(amortized, "drawn", lambda *args: (areas, fills))
-    for share, goal_of in ((0.0, lambda n: n), (1.0, lambda n: n - 1)):
-        found = KeepStep(explainer, 2, share)(x, torch.zeros(3))["lost"].item()
-        own, losses = net(x).detach(), []
+    for way in (0.0, 1.0, 0.4):
+        monkeypatch.setattr(amortized, "distances", lambda *args, way=way: torch.full((3, 1), way))
+        found = KeepStep(explainer, 2, 0.5)(x, torch.zeros(3))["lost"].item()
+        own, losses = [one / one.norm() for one in net(x).detach()], []
         for n in range(3):
-            goal = own[goal_of(n)]
+            goal = (1 - way) * own[n] + way * own[n - 1]
             levels = in_units(explainer.attribute(x[n : n + 1], goal[None])[0, 0])
             for k in range(2):
                 ordered = levels.flatten().sort(descending=True).values
@@ -184,6 +188,51 @@ def test_the_loss_is_that_of_a_plain_loop(monkeypatch):
                 shown = net((mask * x[n] + (1 - mask) * fills[n, k])[None])[0].detach()
                 losses.append(1 - float(shown @ goal / shown.norm() / goal.norm()))
         assert found == pytest.approx(sum(losses) / 6, abs=1e-5)
+
+
+def test_other_goals_lie_between_an_image_and_another_one():
+    torch.manual_seed(0)
+    assert not amortized.distances(1000, 0.0).any()
+    way = amortized.distances(4000, 0.5)
+    assert way.shape == (4000, 1)
+    assert float((way == 0).float().mean()) == pytest.approx(0.5, abs=0.03)
+    assert float((way == 1).float().mean()) == pytest.approx(0.5 * 0.4, abs=0.03)
+    between = way[(way > 0) & (way < 1)]
+    assert float(between.mean()) == pytest.approx(0.5, abs=0.03)
+
+
+def test_another_goal_turns_the_map_by_what_is_not_the_images_own():
+    """The rest of the products; the map of the image itself stays, whatever a goal has taught."""
+    torch.manual_seed(0)
+    head, x = filled(ActivationHead(5)), images(2)
+    activation, slope, own = torch.randn(3, 2, 5, 6, 4, dtype=torch.float64)
+    left, share = rest(activation * slope, activation * own)
+    for n in range(2):
+        a, b = (activation[n] * slope[n]).flatten(), (activation[n] * own[n]).flatten()
+        expected = a - (a @ b) / (b @ b) * b
+        torch.testing.assert_close(left[n].flatten(), expected)
+        assert float(share[n]) == pytest.approx(float(expected.norm() / a.norm()))
+    before = head(x, activation, own, own)
+    head(x, activation, slope, own)[0, 0, 0, 0].backward()
+    taught = {name for name, p in head.named_parameters() if p.grad is not None and p.grad.any()}
+    assert taught == {"weight", *(f"turn.{name}" for name, _ in head.turn.named_parameters())}
+    head.zero_grad()
+    for p in head.turn.parameters():
+        nn.init.normal_(p)
+    torch.testing.assert_close(head(x, activation, own, own), before, atol=1e-5, rtol=0)
+    assert not torch.allclose(head(x, activation, slope, own), before, atol=0.1)
+
+
+def test_a_margin_is_an_objective():
+    x, explainer = images(2), explainer_of()
+    a, b = images(1, seed=5), images(1, seed=6)
+    found = explainer.attribute(x, objective=Margin(a, b))
+    assert not torch.allclose(explainer.attribute(x, objective=Margin(b, a)), found)
+    one = explainer.attribute(x, a)
+    torch.testing.assert_close(explainer.attribute(x, objective=Projection(a)), one)
+    torch.testing.assert_close(explainer.attribute(x, objective=Cosine(a).slope), one)
+    with pytest.raises(InputError, match="^objective: got one beside references"):
+        explainer.attribute(x, a, objective=Margin(a, b))
 
 
 def test_areas_and_fills_are_drawn_from_the_global_state():
@@ -235,7 +284,7 @@ def test_a_step_trains_the_head_alone():
     net = HeadNet().eval().requires_grad_(False)
     step = KeepStep(explainer_of(net), 2, 0.5)
     before = copy.deepcopy(net.state_dict())
-    step(images(4), None)["lost"].backward()
+    step(images(12), None)["lost"].backward()
     assert {*step.state_dict()} == {f"head.{name}" for name in step.head.state_dict()}
     assert all(p.grad is not None and p.grad.any() for p in step.parameters())
     assert not net.training

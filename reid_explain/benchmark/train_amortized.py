@@ -74,7 +74,7 @@ class TrainAmortized:
     epochs: int = 4
     batch: int = 8
     masks: int = 2
-    references: float = 0.1
+    references: float = 0.5
     others: float = 0.0
     learning_rate: float = 2e-3
     weight_decay: float = 1e-3

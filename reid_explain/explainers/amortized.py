@@ -18,7 +18,7 @@ from reid_explain.checks import describe
 from reid_explain.errors import InputError
 from reid_explain.explainers.base import Images, logged
 from reid_explain.explainers.descent import simple_maps, standardized
-from reid_explain.explainers.gradient import GradientExplainer
+from reid_explain.explainers.gradient import GradientExplainer, own_slope
 from reid_explain.explainers.ram import ReferenceExplainer
 from reid_explain.explainers.registry import EXPLAINERS
 from reid_explain.fingerprints import check_fingerprint, probe_images
@@ -31,6 +31,8 @@ FINGERPRINT = "target_fingerprint"
 WIDTH = 64
 """Channels of a head."""
 BLOCKS = 2
+TURNED = 1e-3
+"""The share of a rest above which what is explained is not the image itself."""
 
 
 class MapHead(nn.Module):
@@ -45,22 +47,27 @@ class MapHead(nn.Module):
         self.map = nn.Conv2d(WIDTH, 1, 1)
         nn.init.zeros_(self.map.weight)
 
-    def forward(self, images: Tensor, activation: Tensor, slope: Tensor) -> Tensor:
+    def forward(self, images: Tensor, activation: Tensor, slope: Tensor, own: Tensor) -> Tensor:
         """Return maps (B, 1, h, w) of mean 0 and standard deviation 1.
 
         Args:
             images: (B, 3, H, W), as the model takes them.
             activation: The layer's map (B, C, h, w).
             slope: The gradient there of what is explained, (B, C, h, w).
+            own: That of the projection on the image's own embedding.
         """
-        images, activation, slope = (
-            each.to(self.map.weight) for each in (images, activation, slope)
+        images, activation, slope, own = (
+            each.to(self.map.weight) for each in (images, activation, slope, own)
         )
-        simple = standardized(simple_maps(activation, slope))
-        x, start = self._read(images, activation, slope, simple)
+        simple = standardized(simple_maps(activation, own))
+        x, start = self._read(images, activation, own, simple)
         for block in self.blocks:
             x = block(x)
-        return standardized(start + self.map(x))
+        return self._turned(standardized(start + self.map(x)), activation, slope, own)
+
+    def _turned(self, maps: Tensor, activation: Tensor, slope: Tensor, own: Tensor) -> Tensor:
+        """Return what maps (B, 1, h, w) of the image's own embedding are for another goal."""
+        return maps
 
     def _read(
         self, images: Tensor, activation: Tensor, slope: Tensor, simple: Tensor
@@ -73,7 +80,10 @@ class ActivationHead(MapHead):
     """Reads the layer's map A, its product with the gradient, and simple maps.
 
     A and the product, what each channel of each place adds, come at a mean square of 1. The
-    :func:`.simple_maps` are what Extremal FAM starts from; the head improves their mean.
+    :func:`.simple_maps` are what Extremal FAM starts from; the head improves their mean. All that
+    is for the image's own embedding. What another goal changes is read from the part of its
+    product that is orthogonal to this one (:func:`rest`): none for the image itself, so that such
+    a goal teaches this part of the head alone.
 
     Args:
         channels: C.
@@ -84,6 +94,21 @@ class ActivationHead(MapHead):
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         self.enter = nn.Conv2d(2 * channels + 4, WIDTH, 1)
+        last = nn.Conv2d(WIDTH, 1, 1)
+        nn.init.zeros_(last.weight)
+        self.turn = nn.Sequential(
+            nn.Conv2d(2 * channels + 2, WIDTH, 1), nn.ReLU(), _Block(WIDTH), last
+        )
+        self.weight = nn.Parameter(torch.zeros(()))
+        """Of the sum of the rest over the channels."""
+
+    def _turned(self, maps: Tensor, activation: Tensor, slope: Tensor, own: Tensor) -> Tensor:
+        left, share = rest(activation * slope, activation * own)
+        maps = torch.where(share > TURNED, maps.detach(), maps)
+        summed = standardized(left.sum(dim=1, keepdim=True))
+        seen = (scaled(activation), share * scaled(left), share * summed, maps)
+        change = self.weight * summed + self.turn(torch.cat(seen, dim=1))
+        return standardized(maps + share * change)
 
     def _read(
         self, images: Tensor, activation: Tensor, slope: Tensor, simple: Tensor
@@ -134,14 +159,14 @@ class _Block(nn.Module):
 class AmortizedFAM(ReferenceExplainer, GradientExplainer):
     r"""Amortized FAM: the map of :class:`.ExtremalFAM`'s question, by a head that has learned it.
 
-    The head reads the layer's map A and the gradient there of the projection on the goal g, the
-    image's own embedding or its reference's. It is trained once per model, without labels and
-    without a teacher (``benchmarks/train_amortized.py``), so that what its highest pixels keep of
-    any image at any area and under random fills stays near the goal:
+    The head reads the layer's map A and the gradients there of the projections on the image's own
+    embedding and on the goal g, that or its reference's. It is trained once per model, without
+    labels and without a teacher (``benchmarks/train_amortized.py``), so that what its highest
+    pixels keep of any image at any area and under random fills stays near the goal:
 
     .. math:: \max \; \cos(f(X \circ M_a + R \circ (1 - M_a)), g)
 
-    A map costs one forward pass and a backward pass to the layer.
+    A map costs one forward pass and two backward passes to the layer.
 
     Args:
         forward_func, layer, reshape_transform: As for every :class:`.Explainer`.
@@ -186,8 +211,9 @@ class AmortizedFAM(ReferenceExplainer, GradientExplainer):
         interpolate_mode: str | None = "bilinear",
         *,
         reference_forward_args: Any = None,
+        objective: Objective | None = None,
     ) -> Images:
-        """Explain each image by itself, or its similarity to a reference.
+        """Explain each image by itself, its similarity to a reference, or another objective.
 
         Args:
             inputs: As in :meth:`.ReferenceExplainer.attribute`, and so are those not described.
@@ -195,22 +221,28 @@ class AmortizedFAM(ReferenceExplainer, GradientExplainer):
             additional_forward_args: As there.
             interpolate_mode: As there.
             reference_forward_args: As there.
+            objective: What is explained in the place of references, from
+                :mod:`reid_explain.objectives`, such as ``Margin(a, b)``.
 
         Returns:
             Maps (B, 1, H, W), signed: at the layer's resolution of mean 0 and standard deviation
             1. Their order has a meaning, their scale has none.
         """
-        objective = self._objective(references, reference_forward_args)
-        return self._explain(inputs, objective, additional_forward_args, interpolate_mode)
+        if objective is None:
+            objective = self._objective(references, reference_forward_args)
+        elif references is not None:
+            raise InputError("objective", "one beside references", "one of the two")
+        return self._explain(inputs, objective.slope, additional_forward_args, interpolate_mode)
 
     def _map(self, images: Tensor, args: tuple[Any, ...], objective: Objective) -> Tensor:
         score = objective.prepare(self._batch(images, args))
         maps = []
         with torch.enable_grad():
             for part in self._captures(images, args):
+                own = self._as_map(own_slope(part.result, part.activation), part.images)
                 seen = self._activation_and_slope(part, objective, score)
                 with torch.no_grad():
-                    maps.append(self.head(part.images, *seen))
+                    maps.append(self.head(part.images, *seen, own))
                 del part
         return torch.cat(maps)
 
@@ -249,6 +281,20 @@ class AmortizedFAM(ReferenceExplainer, GradientExplainer):
             result = self._result(output, probes)
         both = torch.cat([unit(pooled), unit(result)], dim=1).float().cpu()
         return both, max(activation.dtype, output.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def rest(products: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the part of maps (B, C, h, w) orthogonal to others, and its share (B, 1, 1, 1).
+
+    A share, of the lengths, is in [0, 1].
+    """
+    dims = (1, 2, 3)
+    tiny = torch.finfo(own.dtype).tiny
+    along = (products * own).sum(dim=dims, keepdim=True)
+    length = own.square().sum(dim=dims, keepdim=True).clamp_min(tiny)
+    left = products - along / length * own
+    lengths = [each.square().sum(dim=dims, keepdim=True).sqrt() for each in (left, products)]
+    return left, lengths[0] / lengths[1].clamp_min(tiny)
 
 
 def scaled(maps: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from reid_explain.errors import InputError
 from reid_explain.explainers.amortized import AmortizedFAM, MapHead
 from reid_explain.explainers.base import Explainer, Images, logged, only_tensor
 from reid_explain.explainers.descent import Masks, Search, simple_maps
-from reid_explain.explainers.gradient import gradient
+from reid_explain.explainers.gradient import gradient, own_slope
 from reid_explain.explainers.ram import ReferenceExplainer
 from reid_explain.explainers.registry import EXPLAINERS
 from reid_explain.memory_format import AUTOCAST_DTYPES
@@ -92,9 +92,12 @@ class ExtremalExplainer(Explainer, GradientAttribution):
         with torch.enable_grad():
             for part in self._captures(images, args):
                 own = objective.check(part.result.detach())
+                of_own = own_slope(part.result, part.activation)
                 slope = gradient(slope_score(part.result, own, part.rows), part.activation)
-                maps = (self._as_map(m, part.images) for m in (part.activation.detach(), slope))
-                starts.append(self._starts(part.images, *maps))
+                seen = (part.activation.detach(), slope, of_own)
+                starts.append(
+                    self._starts(part.images, *(self._as_map(m, part.images) for m in seen))
+                )
                 results.append(own)
                 del part
         own = torch.cat(results)
@@ -112,12 +115,12 @@ class ExtremalExplainer(Explainer, GradientAttribution):
 
         return torch.cat(starts), agreement
 
-    def _starts(self, images: Tensor, activation: Tensor, slope: Tensor) -> Tensor:
+    def _starts(self, images: Tensor, activation: Tensor, slope: Tensor, own: Tensor) -> Tensor:
         """Return the map (n, 1, h, w) of the head, or without one simple maps (n, 4, h, w)."""
         if self.head is None:
             return simple_maps(activation, slope)
         with torch.no_grad():
-            start: Tensor = self.head(images, activation, slope)
+            start: Tensor = self.head(images, activation, slope, own)
         return start
 
 

@@ -14,6 +14,7 @@ from reid_explain.checks import check_choice
 from reid_explain.errors import InputError
 from reid_explain.explainers.base import Captured, Explainer, Images, logged
 from reid_explain.objectives import Norm, Objective, Score
+from reid_explain.vectors import unit
 
 
 def mean_at_activation(slope: Tensor, activation: Tensor) -> Tensor:
@@ -144,14 +145,28 @@ class GradientWeighting(GradientExplainer):
         return self._explain(inputs, objective or Norm(), additional_forward_args, interpolate_mode)
 
 
-def gradient(score: Tensor, values: Tensor) -> Tensor:
+def own_slope(result: Tensor, activation: Tensor) -> Tensor:
+    """Return the gradient at ``activation`` of each result's projection on itself, held fixed.
+
+    The graph stays for another gradient; errors as of :func:`gradient`.
+    """
+    return gradient((unit(result.detach()) * result).sum(dim=1), activation, keep=True)
+
+
+def gradient(score: Tensor, values: Tensor, *, keep: bool = False) -> Tensor:
     """Return the gradient of the scores (n,) with respect to the values of their rows.
+
+    Args:
+        score: (n,).
+        values: What the scores are computed from, (n, ...).
+        keep: Whether the graph stays for another gradient.
 
     Raises:
         InputError: If the score does not depend on the values, or not differentiably.
     """
     if score.requires_grad:
-        (slope,) = torch.autograd.grad(score.sum(), [values], allow_unused=True)
+        total, graph = score.sum(), keep or None  # None: as long as it is needed.
+        (slope,) = torch.autograd.grad(total, [values], retain_graph=graph, allow_unused=True)
         if slope is not None:
             return slope
     raise InputError(

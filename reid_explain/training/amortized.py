@@ -10,16 +10,20 @@ from torch import Tensor, nn
 from reid_explain.capture import capture
 from reid_explain.explainers.amortized import AmortizedFAM
 from reid_explain.explainers.descent import AREA_JITTER, random_fill, soft_masks
-from reid_explain.explainers.gradient import gradient
+from reid_explain.explainers.gradient import gradient, own_slope
 from reid_explain.fills import AREAS
 from reid_explain.vectors import cosine, unit
+
+BETWEEN = 0.6
+"""The share of other goals that lie between an image and another one."""
 
 
 class KeepStep(nn.Module):
     r"""Maps a batch to the mean of :math:`1 - \cos(f(X \circ M_a + R \circ (1 - M_a)), g)`.
 
     Areas a and fills R are drawn for each mask as :class:`.ExtremalFAM` draws them. The goal g is
-    the image's own embedding or, for a share of the images, that of the one before in the batch.
+    the image's own embedding or, for a share of the images, lies between this and that of the one
+    before in the batch, or is the latter: from what a match would be to another person.
 
     Args:
         explainer: Its head is trained; its model, in eval mode, is left as it is.
@@ -42,16 +46,28 @@ class KeepStep(nn.Module):
         with torch.enable_grad():
             activation, output = capture(explainer.forward_func, explainer.layer, images, ())
             own = unit(output.detach().float())
-            other = torch.rand(len(own), 1) < self.references
-            goals = torch.where(other.to(own.device), own.roll(1, dims=0), own)
+            goals = unit(
+                own.lerp(own.roll(1, dims=0), distances(len(own), self.references).to(own))
+            )
+            of_own = own_slope(output.float(), activation)
             slope = gradient((goals * output.float()).sum(dim=1), activation)
-        seen = (explainer._as_map(each.detach(), images) for each in (activation, slope))
+        seen = (explainer._as_map(each.detach(), images) for each in (activation, slope, of_own))
         areas, fills = drawn(images, self.masks, self.others)
         highest = soft_masks(self.head(images, *seen), areas, images.shape[2:]).to(fills)
         kept = torch.lerp(fills, images[:, None], highest).flatten(0, 1)
         shown = explainer.forward_func(kept.contiguous(memory_format=torch.channels_last))
         similar = cosine(shown.float(), goals.repeat_interleave(self.masks, dim=0))
         return {"lost": 1 - similar.mean()}
+
+
+def distances(images: int, references: float) -> Tensor:
+    """Draw how far the goal of each image is on the way to another one, (images, 1) in [0, 1].
+
+    0, the image itself, but for a share of ``references``; of these ``BETWEEN`` lie anywhere
+    between, the others at 1.
+    """
+    way = (torch.rand(images, 1) / BETWEEN).clamp(max=1)
+    return way.where(torch.rand(images, 1) < references, 0)
 
 
 def drawn(images: Tensor, masks: int, others: float) -> tuple[Tensor, Tensor]:
