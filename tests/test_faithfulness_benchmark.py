@@ -335,6 +335,7 @@ def test_a_disk_error_ends_in_one_line(small_files, tmp_path, monkeypatch):
         main(Faithfulness, arguments(small_files, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_the_highest_pixels_of_two_methods_are_looked_at_once():
     class Twin(Brightness):
         pass

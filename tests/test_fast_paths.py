@@ -1,6 +1,7 @@
 """What makes the explainers fast changes no result: blocks, memory formats, precision, graphs."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 from reid_explain import CGRAM, GradCAM, GradFAM, GradRAM, InputError, ScoreCAM, ScoreFAM
+from reid_explain.benchmark import Target
 from reid_explain.fills import unit_range
+from reid_explain.inputs import InputSpec
 from reid_explain.memory_format import folded, images_per_forward
 
 close = torch.testing.assert_close
@@ -239,6 +242,15 @@ def test_a_folded_model_gives_the_same_without_batch_norms():
     close(copy(x), net(x))
     assert [node.kwargs["inplace"] for node in copy.graph.nodes if "relu" in node.name] == [1, 0]
     close(net.state_dict(), before)
+
+
+def test_a_target_embeds_the_same_folded_but_in_bfloat16_as_it_is():
+    net, x = Branches().eval(), X.float()
+    target = Target(net, "stem", InputSpec((12, 8)))
+    close(target.folded(x).embed(x), target.embed(x))
+    assert target.folded(x).model is not net
+    lower = replace(target, precision="bfloat16")
+    assert lower.folded(x) is lower
 
 
 class Branching(Branches):

@@ -108,8 +108,11 @@ class Target:
     def folded(self, example: Tensor) -> "Target":
         """Return a target that embeds the same but for rounding, faster, and does nothing else.
 
-        Its model is :func:`.folded`: a copy of this one as it is now; its layer is all of it.
+        Its model is :func:`.folded`: a copy of this one as it is now; its layer is all of it. In
+        bfloat16, which rounds folded weights otherwise, it is this target.
         """
+        if self.precision != "float32":
+            return self
         with evaluation(self.model, self.layer):
             copy = folded(self.model, example.to(self.device))
         return replace(self, model=copy, layer=copy)
