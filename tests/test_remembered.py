@@ -7,6 +7,7 @@ from nets import small_reid_net
 from torch import nn
 from worlds import drawn_once
 
+from reid_explain.attention import Attentions
 from reid_explain.benchmark import Causal, Target
 from reid_explain.benchmark.remembered import remembered
 from reid_explain.inputs import InputSpec
@@ -69,6 +70,23 @@ def test_gradients_and_hooks_need_a_pass_of_their_own():
             handle.remove()
             model(X)
     assert (model.passed, seen) == (6, [1])
+
+
+class Attending(nn.Module):
+    """Attention over the pixels, pooled."""
+
+    def forward(self, images):
+        tokens = images.flatten(2).transpose(1, 2)
+        return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).mean(dim=1)
+
+
+def test_attention_is_seen_of_a_batch_that_has_passed():
+    model = Attending().eval()
+    with torch.no_grad(), remembered(model):
+        model(X)
+        with Attentions() as seen:
+            model(X)
+    assert [matrix.shape for matrix in seen.matrices] == [(2, 128, 128)]
 
 
 def test_a_forward_of_the_instance_comes_back():

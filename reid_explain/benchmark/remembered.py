@@ -13,14 +13,16 @@ from torch import Tensor, nn
 def remembered(model: nn.Module) -> Iterator[None]:
     """Give the results again of batches (B, 3, H, W) that the model has had within the block.
 
-    To the bit, and in the same precision. A pass with gradients, or that a hook within the model
-    watches, is made each time. The weights have to stay as they are.
+    To the bit, and in the same precision. A pass with gradients, or that a hook within the model or
+    a function mode (such as ``Attentions``) watches, is made each time. The weights have to stay as
+    they are.
     """
     forward, own = model.forward, vars(model).get("forward")
     results: dict[Any, Any] = {}
 
     def remember(*inputs: Any, **options: Any) -> Any:
-        watched = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+        watched = hooked or torch._C._len_torch_function_stack() > 0
         images = inputs[0] if len(inputs) == 1 and not options else None
         if watched or torch.is_grad_enabled() or not isinstance(images, Tensor):
             return forward(*inputs, **options)
