@@ -5,10 +5,11 @@ import json
 import re
 import subprocess
 
+import pandas as pd
 import pytest
 from test_report import CHROMIUM
 
-from reid_explain.benchmark.tables import html_table, measured
+from reid_explain.benchmark.tables import html_table, measured, tradeoff, without_settings
 from reid_explain.report import Cell, Table, table_html
 
 METHODS = {
@@ -39,6 +40,16 @@ def test_the_page_has_every_mean():
     for escaped in ("<h1>A &amp; B</h1>", "&lt;High&gt;<", "<dd>&lt;b&gt;</dd>"):
         assert escaped in text
     assert "http" not in text.replace("http-equiv", "")
+
+
+def test_a_figure_names_methods_without_settings_where_that_tells_them_apart():
+    names = ["A(head='x')", "B", "B(n=1)", "captum:C(n=2)"]
+    assert list(without_settings(names).values()) == ["A", "B", "B(n=1)", "captum:C"]
+    values = pd.Series([3.0, 5.0], pd.MultiIndex.from_arrays([[1, 2]], names=["identity"]))
+    none = values * float("nan")
+    draw = tradeoff({"A(head='x')": 0.1, "D": 1.0}, "s", {"A(head='x')": values, "D": none}, ())
+    (axis,) = draw().axes
+    assert [text.get_text() for text in axis.texts] == ["A"]
 
 
 def test_no_means_are_no_page():

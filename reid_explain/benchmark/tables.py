@@ -1,5 +1,6 @@
 """Means with intervals over identities, as tables and as dots."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -147,10 +148,17 @@ def tradeoff(
 
     ``losses`` are as :func:`interval` takes them; a method without any is left out.
     """
-    points = {}
+    points, names = {}, without_settings(losses)
     for name, values in losses.items():
         if found := interval(values):
             low, high = found["interval"] if None not in found["interval"] else (None, None)
-            points[name] = Curve(costs[name], found["mean"], low, high)
+            points[names[name]] = Curve(costs[name], found["mean"], low, high)
     drop = "AS Drop at equal areas, %"
     return lambda: tradeoff_figure(points, xlabel=label, ylabel=drop, controls=controls)
+
+
+def without_settings(methods: Collection[str]) -> dict[str, str]:
+    """Return methods by name without what is in brackets, where that still tells them apart."""
+    plain = {name: name.partition("(")[0] for name in methods}
+    seen = Counter(plain.values())
+    return {name: short if seen[short] == 1 else name for name, short in plain.items()}
