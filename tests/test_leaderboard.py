@@ -243,6 +243,8 @@ def test_the_page_has_how_far_rankings_agree():
     text = page(Results((), (Agreement("one and other", 5, 9, 0.6, 0.5, 0.7),)))
     assert 'data-value="0.6">0.60 [0.50, 0.70]</td>' in text
     assert 'data-value="0.5">0.50 [0.38, 0.62]</td>' in text  # (5 x 0.6 - 1) / 4.
+    assert "No interval" not in text
+    assert "No interval" in page(Results((), (Agreement("one and other", 5, 9, 0.6),)))
 
 
 def test_what_the_page_says_is_in_its_tables():

@@ -164,7 +164,8 @@ def page(results: Results) -> str:
     for texts, one in zip(words, results.agreement, strict=True):
         values = [one.title, one.methods, one.w, one.mean_spearman(one.w)]
         agreed.append([*map(Cell, texts, values)])
-    tables = [Table(top, rows), Table(names, agreed, "Do rankings agree?", AGREEMENT)]
+    note = AGREEMENT + UNKNOWN * any(one.low is None for one in results.agreement)
+    tables = [Table(top, rows), Table(names, agreed, "Do rankings agree?", note)]
     return table_html("Leaderboard", tables, NOTE)
 
 
@@ -176,6 +177,6 @@ NOTE = (
     "column to sort it."
 )
 AGREEMENT = (
-    "1 is one order of the methods; a mean Spearman correlation of 0 is none. Controls left out. "
-    "No interval where the means of identities of a model are not known."
+    "1 is one order of the methods; a mean Spearman correlation of 0 is none. Controls left out."
 )
+UNKNOWN = " No interval where the means of identities of a model are not known."
