@@ -21,7 +21,7 @@ from reid_explain.benchmark.leaderboard_results import (
     agreement,
     read_results,
 )
-from reid_explain.benchmark.leaderboard_tables import markdown, page, write_tables
+from reid_explain.benchmark.leaderboard_tables import leads, markdown, page, write_tables
 from reid_explain.benchmark.run import read_settings
 from reid_explain.benchmark.target import Target
 from reid_explain.datasets import FolderDataset
@@ -237,6 +237,25 @@ def test_lines_are_sorted_within_their_entry_and_text_is_escaped(results):
     assert 'data-value="A(x=1)">A(x=1)</th>' in text  # There is another A.
     lines[1]["method"] = "captum:F(x=1)"
     assert 'data-value="captum:F(x=1)">captum:F</th>' in page(Results(lines, ()))
+
+
+def test_leads_over_a_control_are_paired():
+    def line(entry, method, *values):
+        identities = {str(n): value for n, value in enumerate(values)}
+        result = {"mean": values[0], "interval": [0, 0], "ahead": False, "identities": identities}
+        return {"entry": entry, "method": method, "control": False, "keeping": result}
+
+    lines = [line("one", "A", 8.0, 18.1, 28.2), line("one", "ActivationMean", 10.0, 20.0, 30.0)]
+    lines += [line("one", "B", 12.0, 19.0, 29.0), line("other", "A", 1.0)]
+    head, *rows = leads(Results(lines, ()), "keeping", "ActivationMean")
+    assert head == ["keeping: lead over ActivationMean", "one", "other"]
+    texts = {name: cells for name, *cells in rows}
+    assert texts["A"][0].startswith("1.9 [1.")  # Less of keeping is better.
+    assert texts["A"][0].endswith("]+")
+    assert texts["A"][1] == "-"
+    assert texts["B"][0].startswith("0.0 [-")
+    assert texts["B"][0].endswith("]")
+    assert texts["ActivationMean"][0] == "0.0 [0.0, 0.0]"
 
 
 def test_the_page_has_how_far_rankings_agree():

@@ -17,13 +17,15 @@ from reid_explain.benchmark.leaderboard_results import (
     write_results,
 )
 from reid_explain.benchmark.metrics import METRICS
-from reid_explain.benchmark.tables import cell
+from reid_explain.benchmark.tables import cell, interval
 from reid_explain.files import atomic
 from reid_explain.report import Cell, Table, table_html
 
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 SIDE_BY_SIDE = ("keeping", "removal")
 """Metrics of the tables with a column for each entry."""
+CONTROL = "ActivationMean"
+"""The control that the others are compared with, identity by identity: the channel mean."""
 
 
 def write_tables(frames: Frames, folder: Path) -> None:
@@ -78,6 +80,8 @@ def markdown(results: Results) -> str:
     methods = method_titles(results.lines)
     entries = [*dict.fromkeys(line["entry"] for line in results.lines)]
     parts = [_table(side_by_side(results, name)) for name in SIDE_BY_SIDE if len(entries) > 1]
+    if any(line["method"] == CONTROL for line in results.lines):
+        parts.append(_table(leads(results, SIDE_BY_SIDE[0], CONTROL)))
     parts.append("<!-- complete tables -->")
     for entry in entries:
         own = [line for line in results.lines if line["entry"] == entry]
@@ -93,7 +97,37 @@ def markdown(results: Results) -> str:
 
 def side_by_side(results: Results, name: str) -> list[list[str]]:
     """Return rows of a metric with a column for each entry, by the mean rank in keeping."""
-    methods = method_titles(results.lines)
+    titles, entries, found = _by_method(results)
+    rows = [[METRICS[name].title + ARROWS[METRICS[name].better], "passes", *entries]]
+    for method, own in found.items():
+        passes = sorted(round(line["passes"]) for line in own.values() if "passes" in line)
+        cost = " to ".join(map(str, dict.fromkeys(passes[:1] + passes[-1:])))
+        texts = (_cell(own.get(entry, {}).get(name), digits=0) for entry in entries)
+        rows.append([titles[method], cost, *texts])
+    return rows
+
+
+def leads(results: Results, name: str, control: str) -> list[list[str]]:
+    """Return rows of the lead over a control, paired by identity, likewise; + where above 0."""
+    titles, entries, found = _by_method(results)
+    sign = -1 if METRICS[name].better == "lower" else 1
+    own = {entry: line[name] for entry, line in found.get(control, {}).items() if name in line}
+    rows = [[f"{METRICS[name].title}: lead over {control}", *entries]]
+    for method, lines in found.items():
+        texts = []
+        for entry in entries:
+            pair = [own.get(entry), lines.get(entry, {}).get(name)]
+            means = [pd.Series((one or {}).get("identities", {}), dtype=float) for one in pair]
+            lead = (sign * (means[1] - means[0])).rename(int).rename_axis("identity")
+            found_lead = interval(lead)
+            ahead = found_lead is not None and (found_lead["interval"][0] or 0) > 0
+            texts.append(cell(found_lead) + "+" * ahead)
+        rows.append([titles[method], *texts])
+    return rows
+
+
+def _by_method(results: Results) -> tuple[dict[str, str], list[str], dict[str, dict[str, Line]]]:
+    """Return titles of methods, entries, and lines by method and entry, by mean rank in keeping."""
     lines = [line for line in results.lines if line.get(SIDE_BY_SIDE[0])]
     entries = [*dict.fromkeys(line["entry"] for line in lines)]
     ranks: dict[str, list[int]] = {}
@@ -102,14 +136,8 @@ def side_by_side(results: Results, name: str) -> list[list[str]]:
         for rank, line in enumerate(line for line in lines if line["entry"] == entry):
             ranks.setdefault(line["method"], []).append(rank)
             found.setdefault(line["method"], {})[entry] = line
-    rows = [[METRICS[name].title + ARROWS[METRICS[name].better], "passes", *entries]]
-    for method in sorted(ranks, key=lambda method: sum(ranks[method]) / len(ranks[method])):
-        own = found[method]
-        passes = sorted(round(line["passes"]) for line in own.values() if "passes" in line)
-        cost = " to ".join(map(str, dict.fromkeys(passes[:1] + passes[-1:])))
-        texts = (_cell(own.get(entry, {}).get(name), digits=0) for entry in entries)
-        rows.append([methods[method], cost, *texts])
-    return rows
+    order = sorted(ranks, key=lambda method: sum(ranks[method]) / len(ranks[method]))
+    return method_titles(results.lines), entries, {method: found[method] for method in order}
 
 
 def agreement_rows(agreement: Iterable[Agreement]) -> list[list[str]]:
