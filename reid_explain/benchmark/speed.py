@@ -250,9 +250,8 @@ class Speed(Task):
                 line.append(cell(methods[name][QUALITY]))
             lines[0].append("AS Drop")
             note += "; AS Drop: mean with its 95 % interval over identities"
-            costs = {name: values["in_passes"]["median"] for name, values in methods.items()}
-            label = "cost of a map, in bare passes"
-            figures["tradeoff"] = tradeoff(costs, label, losses, bench.controls)
+            costs = {name: values["seconds"]["median"] for name, values in methods.items()}
+            figures["tradeoff"] = tradeoff(costs, "seconds for a map", losses, bench.controls)
         text = f"{layout(lines)}\n{note}"
         return Report({"device": where, "methods": methods}, text, figures)
 
