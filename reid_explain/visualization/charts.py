@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
@@ -138,6 +139,8 @@ def tradeoff_figure(
 ) -> Figure:
     """Draw what each name costs against what it loses, and the front: none is better in both.
 
+    Names stand in the order of their losses, those of the front in bold.
+
     Args:
         points: By name, its cost x (1,), above 0, on a log scale; its loss y (1,), lower is better,
             with bounds if there are.
@@ -152,22 +155,20 @@ def tradeoff_figure(
     at = {name: _point(f"points[{name!r}]", points[name]) for name in _names({"": points})}
     names = sorted(at, key=lambda name: at[name][1])
     width = PANEL[0] + 1 + CHARACTER * longest_line(names)
-    figure = sized(figure, width, max(PANEL[1], 1 + ROW * len(names)))
+    figure = sized(figure, width, max(PANEL[1], 1 + 0.8 * ROW * len(names)))
     axis = figure.subplots()
     axis.set_xscale("log")
-    for name in names:
-        dot = {"color": GRAYS[1], "marker": "s"} if name in controls else {"color": COLORS[0]}
-        _draw_curve(axis, name, points[name], {"marker": "o", "ms": 5} | dot)
-    low, high = axis.get_ylim()
-    heights = [(at[name][1] - low) / (high - low) for name in names]
-    for name, place in zip(names, _apart(heights, 1 / max(len(names), 14)), strict=True):
-        look: dict[str, Any] = {"va": "center", "fontsize": FONT_SIZE - 1}
-        look["arrowprops"] = {"arrowstyle": "-", "lw": 0.5, "color": GRAYS[2], "relpos": (0, 0.5)}
-        axis.annotate(name, at[name], (1.03, place), textcoords="axes fraction", **look)
-    able = [at[name] for name in names if name not in controls]
-    front = sorted(own for own in able if not any(_better(other, own) for other in able))
+    for name, style in _styles(names, controls).items():
+        _draw_curve(axis, name, points[name], {**style, "ls": "", "ms": 6, "label": name})
+    dots = [*axis.lines]
+    able = {name: at[name] for name in names if name not in controls}
+    front = {n: p for n, p in able.items() if not any(_better(q, p) for q in able.values())}
     if front:
-        axis.step(*zip(*front, strict=True), where="post", color=COLORS[0], lw=1, alpha=0.5)
+        steps = zip(*sorted(front.values()), strict=True)
+        axis.step(*steps, where="post", color=GRAYS[2], lw=1.5, zorder=0)
+    legend = _legend(axis, dots[::-1], "upper left", (1.03, 1.0))
+    for text in legend.get_texts():
+        text.set_fontweight("bold" if text.get_text() in front else "normal")
     axis.grid(alpha=0.25)
     plain(axis, xlabel, ylabel)
     return figure
@@ -207,14 +208,6 @@ def _point(argument: str, curve: Curve) -> tuple[float, float]:
     return float(x.item()), float(y.item())
 
 
-def _apart(places: Sequence[float], gap: float) -> list[float]:
-    """Return places in [0, 1], in order, moved until each is a gap above the one before."""
-    moved: list[float] = []
-    for place in places:
-        moved.append(max(place, moved[-1] + gap) if moved else place)
-    return [min(place, 1 - n * gap) for n, place in enumerate(moved[::-1])][::-1]
-
-
 def _better(one: tuple[float, float], other: tuple[float, float]) -> bool:
     """Tell whether a point (cost, loss) is as low as another in both, and not the same."""
     return one != other and one[0] <= other[0] and one[1] <= other[1]
@@ -251,6 +244,8 @@ def _draw_curve(axis: Axes, argument: str, curve: Curve, style: Mapping[str, Any
         axis.fill_between(x, more[0], more[1], fc=style["color"], alpha=SHADE, lw=0)
 
 
-def _legend(axis: Axes, handles: Sequence[Line2D], corner: str, place: tuple[float, float]) -> None:
+def _legend(
+    axis: Axes, handles: Sequence[Line2D], corner: str, place: tuple[float, float]
+) -> Legend:
     style: dict[str, Any] = {"loc": corner, "bbox_to_anchor": place, "frameon": False}
-    axis.legend(handles=handles, fontsize=FONT_SIZE - 1, borderaxespad=0, **style)
+    return axis.legend(handles=handles, fontsize=FONT_SIZE - 1, borderaxespad=0, **style)
