@@ -142,6 +142,14 @@ def test_a_file_of_another_model_or_layer_is_refused(tmp_path):
         AmortizedFAM(near, "relu")
 
 
+def test_a_file_with_other_parts_is_refused(tmp_path):
+    path, explainer = tmp_path / "head.safetensors", explainer_of()
+    del explainer.head.weight  # as before other goals had a part of their own
+    explainer.save(path, SIZE)
+    with pytest.raises(InputError, match="^head: got .*, which has other parts"):
+        AmortizedFAM(HeadNet().eval(), "relu", path)
+
+
 def test_a_head_is_a_row_of_the_benchmarks(tmp_path):
     path = tmp_path / "head.safetensors"
     net = HeadNet().float().eval()

@@ -264,6 +264,8 @@ class AmortizedFAM(ReferenceExplainer, GradientExplainer):
         found, dtype = self._fingerprint(tuple(about["size"]))
         check_fingerprint(path, state.pop(FINGERPRINT), found, dtype)
         head = HEADS[about["sees"]](about["channels"])
+        if state.keys() != head.state_dict().keys():
+            raise InputError("head", f"{path}, which has other parts", expected)
         head.load_state_dict(state)
         return head.to(next(iter(self.layer.parameters()), found).device).eval()
 
