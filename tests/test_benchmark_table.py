@@ -49,7 +49,7 @@ def test_a_figure_names_methods_without_settings_where_that_tells_them_apart():
     none = values * float("nan")
     draw = tradeoff({"A(head='x')": 0.1, "D": 1.0}, "s", {"A(head='x')": values, "D": none}, ())
     (axis,) = draw().axes
-    assert [text.get_text() for text in axis.texts] == ["A"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["A"]
 
 
 def test_no_means_are_no_page():
