@@ -263,6 +263,7 @@ def test_models_and_the_doctor(folder, capsys):
     main(["models"])
     told = capsys.readouterr().out
     assert "osnet_x0_25" in told.splitlines()
+    assert "synthetic_vit (shipped, trained on drawn people)" in told.splitlines()
     assert "fast-reid" in told
     assert ".xml, .onnx" in told
     main(["doctor", *osnet()])

@@ -6,8 +6,11 @@ from nets import images
 from torch.nn import functional
 
 from reid_explain import AttentionRelevance, GradRAM, InputError
-from reid_explain.models import build_model, load_trained, save_trained
+from reid_explain.datasets import SyntheticReID
+from reid_explain.models import build_model, load_pretrained, load_trained, save_trained
+from reid_explain.models.pretrained import SHIPPED
 from reid_explain.objectives import Cosine
+from reid_explain.retrieval import Gallery, embed_records, summarize
 
 FORM = {
     **{"width": 0.125, "img_size": (64, 32), "embed_dim": 16, "depth": 2, "num_heads": 2},
@@ -80,6 +83,22 @@ def test_it_is_explained_and_comes_back_from_its_card(model, tmp_path):
     assert maps.shape == (3, 1, 64, 32)
     assert of_match.shape == (3, 1, 4, 2)
     assert maps.abs().amax() > 0
+
+
+@pytest.mark.slow
+def test_the_shipped_one_stands_on_the_shipped_resnet_and_finds_people():
+    model, resnet = load_pretrained("synthetic_vit"), load_pretrained("synthetic")
+    given = resnet.backbone.state_dict()
+    for key, values in model.stem.state_dict().items():
+        assert torch.equal(values, given[key]), key
+    world = SyntheticReID(seed=1, test_identities=20, distractors=0)
+    query, gallery = (
+        embed_records(model, world, records, spec=model.input_spec, show_progress=False)
+        for records in (world.query[::5], world.gallery)
+    )
+    found = summarize(Gallery(gallery).ranks(query))
+    assert found.cmc[1] > 95
+    assert (SHIPPED / "synthetic_vit.safetensors").stat().st_size < 2.2e6
 
 
 @pytest.mark.parametrize(("name", "value"), [("stages", 5), ("stages", 0), ("num_classes", -1)])

@@ -20,7 +20,7 @@ from reid_explain.inputs import PIXELS
 from reid_explain.models.build import MODELS, build_model
 from reid_explain.models.checkpoints import open_checkpoint
 from reid_explain.models.network import EmbeddingNet
-from reid_explain.models.pretrained import load_pretrained, load_trained
+from reid_explain.models.pretrained import load_pretrained, load_trained, shipped_names
 
 if TYPE_CHECKING:
     from reid_explain.benchmark.task import Task
@@ -35,8 +35,9 @@ class TargetOptions:
     """The model that is explained.
 
     Args:
-        model: synthetic (the package's own), a name that build_model takes, timm/NAME, or
-            module:NAME, a function that returns a network, of the weights if there are any
+        model: synthetic (the package's own), synthetic_vit (its vision transformer), a name that
+            build_model takes, timm/NAME, or module:NAME, a function that returns a network, of the
+            weights if there are any
         weights: a checkpoint, or the .json card that train_target.py wrote
         layer: dotted name; by default the last map of the model
         image_size: height and width of its images; by default what the model says
@@ -182,7 +183,7 @@ def open_model(name: str, weights: Path | None, *, untrained: bool = False) -> E
     if ":" in name:
         made: EmbeddingNet = _made(name, MODELS.resolve(name), weights)
         return made
-    if weights is None and name == SHIPPED:
+    if weights is None and name in shipped_names():
         return load_pretrained(name)
     if weights is None and untrained:
         return build_model(name)

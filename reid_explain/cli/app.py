@@ -13,6 +13,7 @@ from reid_explain.cli.explain import Explain, PageOptions, Rank
 from reid_explain.errors import InputError
 from reid_explain.explainers.registry import EXPLAINERS
 from reid_explain.models.build import MODELS
+from reid_explain.models.pretrained import shipped_names
 from reid_explain.report import as_html
 
 FRAME = '<iframe srcdoc="{}" style="width: 100%; height: 85vh; border: 0"></iframe>'
@@ -56,7 +57,7 @@ def viewer() -> Any:
                 gallery = gradio.Textbox(label="folder of images to rank", placeholder="none")
                 top = gradio.Slider(1, 50, 10, step=1, label="how many of them")
             with gradio.Column():
-                names = [SHIPPED, *MODELS]
+                names = [*shipped_names(), *MODELS]
                 model = gradio.Dropdown(
                     names, value=SHIPPED, allow_custom_value=True, label="model, or timm/NAME"
                 )

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from reid_explain.benchmark.command_line import SHIPPED, TargetOptions
+from reid_explain.benchmark.command_line import TargetOptions
 from reid_explain.benchmark.run import versions
 from reid_explain.errors import EXTRAS
 from reid_explain.explainers.fam import GradFAM
 from reid_explain.models.build import MODELS
 from reid_explain.models.checkpoints import GRAPHS
 from reid_explain.models.layouts import LAYOUTS
+from reid_explain.models.pretrained import shipped_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,8 @@ class Models:
 
     def run(self) -> None:
         """Print the names."""
-        print(f"{SHIPPED} (shipped, trained on drawn people)")
+        for name in shipped_names():
+            print(f"{name} (shipped, trained on drawn people)")
         for name in MODELS:
             print(name)
         print("timm/NAME (any network of timm; extra: models)")

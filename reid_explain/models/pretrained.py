@@ -43,13 +43,19 @@ class Card:
     notes: str | None = None
 
 
+def shipped_names() -> list[str]:
+    """Return the names of the networks that are shipped with this package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.json"))
+
+
 def load_pretrained(name: str) -> EmbeddingNet:
     """Return a network shipped with this package, with its weights, in eval mode.
 
-    ``"synthetic"`` is trained on ``SyntheticReID``. Another name and a damaged file raise
-    ``InputError``.
+    ``"synthetic"``, a ResNet, is trained on ``SyntheticReID``; ``"synthetic_vit"``, a vision
+    transformer on its first stages, learned to embed as it does. Another name and a damaged file
+    raise ``InputError``.
     """
-    check_choice("name", name, sorted(path.stem for path in SHIPPED.glob("*.json")))
+    check_choice("name", name, shipped_names())
     return load_trained(SHIPPED / f"{name}.json")
 
 
