@@ -205,8 +205,7 @@ class InterpreterRun(ModelRun):
         if self.world is None:
             return super().open_data()
         if self.dataset != SYNTHETIC or self.labels or self.recognizer:
-            came = f"{self.world}, with labels or a data set that is not drawn"
-            raise InputError("world", came, "none, or the drawn world with its own labels")
+            raise InputError("world", self.world, "none but with the drawn world and its own labels")
         return open_dataset(self.dataset, self.root, seed=self.world)
 
     def load(self, device: str) -> AMDInterpreter:
