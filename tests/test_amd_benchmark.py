@@ -138,7 +138,7 @@ def test_another_world(command, it, world, tmp_path, monkeypatch):
 @pytest.mark.parametrize("words", ["--dataset market1501", "--labels people.csv"])
 def test_a_world_is_the_drawn_one(words, world, tmp_path):
     said = refused(world, "evaluate --world 5", words, "--output", tmp_path / "a")
-    assert "world: got 5, expected none but with the drawn world" in said
+    assert "world: got 5, expected none but of the drawn world" in said
 
 
 @pytest.mark.slow

@@ -205,7 +205,7 @@ class InterpreterRun(ModelRun):
         if self.world is None:
             return super().open_data()
         if self.dataset != SYNTHETIC or self.labels or self.recognizer:
-            raise InputError("world", self.world, "none but with the drawn world and its own labels")
+            raise InputError("world", self.world, "none but of the drawn world with its labels")
         return open_dataset(self.dataset, self.root, seed=self.world)
 
     def load(self, device: str) -> AMDInterpreter:
