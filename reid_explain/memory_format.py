@@ -57,7 +57,7 @@ def folded(model: nn.Module, example: Tensor) -> nn.Module:
     It gives the same but for rounding, and no longer follows the model. A model that ``torch.fx``
     cannot trace, or whose copy answers ``example`` (B, C, H, W) otherwise, is returned itself.
     """
-    from torch.fx.experimental.optimization import fuse  # here: slow to import
+    from torch.fx.experimental.optimization import fuse  # here: explainers do without
 
     try:
         copy = fuse(model).to(memory_format=torch.channels_last)

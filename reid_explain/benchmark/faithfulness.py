@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from typing import ClassVar
 
 import pandas as pd
@@ -24,6 +23,7 @@ from torch import Tensor
 from reid_explain.benchmark.faithfulness_report import report
 from reid_explain.benchmark.methods import FullImage, Method, Subject, all_methods
 from reid_explain.benchmark.metrics import columns_of, find_metrics, measure_all
+from reid_explain.benchmark.remembered import digest
 from reid_explain.benchmark.task import Bench, Case, Report, Task, shuffled
 from reid_explain.checks import check_at_least
 from reid_explain.fills import AREAS, FILLS
@@ -144,11 +144,6 @@ class Query:
             scores = self.scores(composite(images, masks[[*new.values()]], pixels))
             self._known |= zip(new, torch.stack(scores, dim=1), strict=True)
         return RetrievalScores(*torch.stack([self._known[key] for key in keys]).unbind(1))
-
-
-def digest(mask: Tensor) -> bytes:
-    """Return 16 bytes that tell masks apart."""
-    return blake2b(mask.numpy().tobytes(), digest_size=16).digest()
 
 
 class View:

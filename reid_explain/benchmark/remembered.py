@@ -44,6 +44,10 @@ def _key(images: Tensor) -> tuple[Any, ...]:
     """Return what a result depends on: the images, how they lie in memory, and the precision."""
     kind = images.device.type
     precision = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
-    pixels = images.contiguous().view(torch.uint8).cpu().numpy().data
-    digest = hashlib.sha1(pixels, usedforsecurity=False).digest()
-    return images.shape, images.stride(), precision, digest
+    return images.shape, images.stride(), precision, digest(images)
+
+
+def digest(values: Tensor) -> bytes:
+    """Return 20 bytes that tell the values of tensors of one shape apart."""
+    raw = values.contiguous().view(torch.uint8).cpu().numpy().data
+    return hashlib.sha1(raw, usedforsecurity=False).digest()

@@ -86,8 +86,7 @@ class TargetTraining(TrainingSettings):
         loop = self.loop(accelerator, step, self.optimizers(model, loss), images, batches)
         loop.fit()
         if accelerator.is_main_process:
-            seconds = round(sum(row["seconds"] for row in loop.log))
-            self.finish(model, architecture, dataset, recipe=recipe, seconds=seconds)
+            self.finish(model, architecture, dataset, recipe, loop)
 
     def rate(self, epoch: float) -> float:
         """Return the learning rate at a (fractional) epoch."""

@@ -165,11 +165,11 @@ class TrainingSettings(ABC):
         model: EmbeddingNet,
         architecture: dict[str, Any],
         dataset: ReIDDataset,
-        *,
         recipe: dict[str, Any],
-        seconds: int,
+        loop: TrainingLoop,
     ) -> None:
         """Save the network as it will be used, evaluate that, and print the scores."""
+        seconds = round(sum(row["seconds"] for row in loop.log))
         device = next(model.parameters()).device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         training = {"seconds": seconds, "device": name, "torch": torch.__version__}

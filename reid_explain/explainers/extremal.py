@@ -92,9 +92,9 @@ class ExtremalExplainer(Explainer, GradientAttribution):
         with torch.enable_grad():
             for part in self._captures(images, args):
                 own = objective.check(part.result.detach())
-                of_own = own_slope(part.result, part.activation)
+                of_own = [own_slope(part.result, part.activation)] if self.head is not None else []
                 slope = gradient(slope_score(part.result, own, part.rows), part.activation)
-                seen = (part.activation.detach(), slope, of_own)
+                seen = (part.activation.detach(), slope, *of_own)
                 starts.append(
                     self._starts(part.images, *(self._as_map(m, part.images) for m in seen))
                 )
@@ -115,12 +115,12 @@ class ExtremalExplainer(Explainer, GradientAttribution):
 
         return torch.cat(starts), agreement
 
-    def _starts(self, images: Tensor, activation: Tensor, slope: Tensor, own: Tensor) -> Tensor:
+    def _starts(self, images: Tensor, activation: Tensor, slope: Tensor, *own: Tensor) -> Tensor:
         """Return the map (n, 1, h, w) of the head, or without one simple maps (n, 4, h, w)."""
         if self.head is None:
             return simple_maps(activation, slope)
         with torch.no_grad():
-            start: Tensor = self.head(images, activation, slope, own)
+            start: Tensor = self.head(images, activation, slope, *own)
         return start
 
 
